@@ -1,0 +1,253 @@
+"""The engine shared by class-level transformations: state, statistics, split and bound around a displacement rule.
+
+`closed_form.py` and `pgd.py` say how rows are displaced, given the sign and bound of each class; this file says which
+rows take part, keeps the statistics and turns them into signs and bounds for the next batch.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import ArrayLike
+
+from lpg_jax import statistics
+from lpg_jax.bounds import Bound
+from lpg_jax.checks import check_choice, check_integer, check_labels, check_number, check_shape
+from lpg_jax.splits import Split
+from lpg_jax.statistics import ClassStats, ClassSums, Commit, Uncommitted, at_least_float32, total, unit_and_norm
+
+DENSE_LIMIT = 4096
+
+
+class LpgState(NamedTuple):
+    """State of `lpg` and `lpg_pgd`. `update` applies the margins and bounds of the state that it is handed."""
+
+    step: jax.Array  # [] int32, number of updates so far
+    sums: ClassSums  # running sums; with refresh_every > 1 the plain sums of the open window
+    stats: ClassStats  # class_accuracy, class_grad_variance, ... as read by the split
+    class_margin: jax.Array  # [C] signed margin: > 0 amplified, < 0 dampened, 0 left alone (as during warm-up)
+    class_epsilon: jax.Array  # [C] bound eps_c >= 0; it acts only where the margin is not 0
+
+
+class Batch(NamedTuple):
+    """A batch as a displacement rule sees it, flattened to [B, ...]."""
+
+    rows: jax.Array  # [B, C] h_i, 0 for the rows that stay out
+    unit: jax.Array  # [B, C] h_i / ||h_i||, likewise
+    norm: jax.Array  # [B, 1] ||h_i||, likewise
+    membership: jax.Array  # [B, C] t_ic, 0 for the rows that stay out
+    labels: jax.Array | None  # [B] int in [0, C], C = stays out; None for soft targets
+    sums: ClassSums  # of the whole batch, over axis_name
+    axis_name: Any  # mapped axis that shards the batch, or None
+    extra: Mapping[str, Any]  # further keyword arguments of update
+
+
+# (batch, sign [C] in {-1, 0, 1}, epsilon [C], stats, params) -> what to add to each row [B, C]
+Displacement: TypeAlias = Callable[[Batch, jax.Array, jax.Array, ClassStats, Any], jax.Array]
+
+
+class Schedule(NamedTuple):
+    """When and how statistics are refreshed; validated by `check_schedule`."""
+
+    source: str
+    refresh_every: int
+    decay: ArrayLike
+    warmup: ArrayLike
+    dense_limit: int
+
+
+def check_schedule(schedule: Schedule) -> Schedule:
+    check_choice("source", schedule.source, ("batch", "running"))
+    check_integer("refresh_every", schedule.refresh_every, low=1)
+    check_number("decay", schedule.decay, low=0, below=1)
+    check_number("warmup", schedule.warmup, low=0)
+    check_integer("dense_limit", schedule.dense_limit, low=0)
+    return schedule
+
+
+def class_level(
+    split: Split, bound: Bound, displace: Displacement, schedule: Schedule, *, mean_above_limit: bool
+) -> optax.GradientTransformationExtraArgs:
+    """A transformation that adds `displace(...)` to the rows of each class.
+
+    Args:
+      split: `ClassStats` -> signed margin [C].
+      bound: margin [C] -> eps [C].
+      displace: the rule, see `Displacement`.
+      schedule: source, refresh_every, decay, warmup, dense_limit.
+      mean_above_limit: whether the rule gets by above dense_limit classes with source="running", where no running
+        mean vector exists.
+
+    Returns:
+      `optax.GradientTransformationExtraArgs` over rows [..., C].
+    """
+    check_schedule(schedule)
+    for name, function in (("split", split), ("bound", bound)):
+        if not callable(function):
+            raise TypeError(f"{name}={function!r}: must be a function, such as lpg_jax.by_accuracy() or .fixed(0.3)")
+    running = schedule.source == "running"
+
+    def read(stats: ClassStats, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+        margin = jnp.where(step >= schedule.warmup, split(stats), 0).astype(stats.class_accuracy.dtype)
+        return margin, bound(margin).astype(margin.dtype)
+
+    def init_fn(params: Any) -> Any:
+        num_classes, dtype = _template_row(params)
+        dense = num_classes <= schedule.dense_limit
+        if running and not dense and not mean_above_limit:
+            raise ValueError(
+                f"source='running' with {num_classes} classes: the running mean is kept up to "
+                f"dense_limit={schedule.dense_limit} classes; use source='batch' or direction='sample' or 'class_scale'"
+            )
+        sums = statistics.zeros(num_classes, dtype, dense)
+        stats = statistics.ratios(sums, keep_mean=running and dense)
+        step = jnp.zeros([], jnp.int32)
+        return LpgState(step, sums, stats, *read(stats, step))
+
+    def absorb(state: LpgState, sums: ClassSums) -> LpgState:
+        step = jnp.asarray(optax.safe_increment(state.step))
+        keep_mean = state.stats.class_grad_mean is not None
+        if schedule.refresh_every == 1:
+            running_sums = statistics.decayed(state.sums, sums, schedule.decay)
+            stats = statistics.ratios(running_sums, keep_mean)
+        else:
+            window = statistics.add(state.sums, sums)
+            closes = step % schedule.refresh_every == 0
+            fresh = statistics.keep_unseen(statistics.ratios(window, keep_mean), state.stats)
+            stats = jax.tree.map(lambda new, old: jnp.where(closes, new, old), fresh, state.stats)
+            running_sums = jax.tree.map(lambda total: jnp.where(closes, 0, total).astype(total.dtype), window)
+        new = LpgState(step, running_sums, stats, *read(stats, step))
+        return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), new, state)
+
+    def update_fn(updates: Any, state: Any, params: Any = None, **arguments: Any) -> tuple[Any, Any]:
+        if isinstance(state, Commit):
+            return updates, absorb(state.state, state.sums)
+        current: LpgState = state.state if isinstance(state, Uncommitted) else state
+        batch, mask = gather_batch(updates, current, **arguments)
+        margin, epsilon = read(current.stats, current.step)  # the statistics as they stood before this batch
+        sign = jnp.sign(margin)
+        moves = jnp.matmul(batch.membership, jnp.abs(sign).astype(batch.rows.dtype))[:, None] > 0
+        delta = displace(batch, sign, epsilon, current.stats, params)
+        flat = updates.reshape(-1, updates.shape[-1])
+        edited = jnp.where(moves, (batch.rows + delta).astype(updates.dtype), flat)
+        edited = edited if mask is None else jnp.where(mask[:, None], edited, 0)
+        edited = edited.astype(updates.dtype).reshape(updates.shape)
+        sums = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), batch.sums, current.sums)
+        return edited, sums if isinstance(state, Uncommitted) else absorb(current, sums)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _template_row(template: Any) -> tuple[int, Any]:
+    """Number of classes and dtype of the statistics (float32 or wider) from a template of one row."""
+    leaves = jax.tree.leaves(template)
+    if len(leaves) != 1 or not hasattr(leaves[0], "shape") or leaves[0].ndim == 0:
+        raise ValueError(f"init({template!r}): must be a template of one row, such as jnp.zeros(num_classes)")
+    return leaves[0].shape[-1], at_least_float32(leaves[0].dtype)
+
+
+def gather_batch(
+    updates: jax.Array,
+    state: LpgState,
+    *,
+    labels: jax.Array | None = None,
+    logits: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    class_labels: jax.Array | None = None,
+    axis_name: Any = None,
+    **extra: Any,
+) -> tuple[Batch, jax.Array | None]:
+    """Validates, flattens and weighs a batch: rows that are masked, not finite or of no class get weight 0.
+
+    Args:
+      updates: [..., C] logit gradients.
+      state: tells the number of classes and whether sums of gradients are dense.
+      labels, logits, mask, class_labels, axis_name, extra: the keyword arguments of update, see `lpg`.
+
+    Returns:
+      The `Batch`, and the mask [B] as bool, or None.
+    """
+    labels = labels if class_labels is None else class_labels
+    check_arguments(updates, labels, logits, mask, state.class_margin.shape[-1])
+    assert labels is not None
+    assert logits is not None
+    num_classes = updates.shape[-1]
+    dtype = at_least_float32(updates.dtype)
+    rows = updates.reshape(-1, num_classes).astype(dtype)
+    unit, norm = unit_and_norm(rows)
+    takes_part = jnp.isfinite(jnp.square(norm[:, 0]))
+    if mask is not None:
+        mask = mask.reshape(-1).astype(bool)
+        takes_part &= mask
+    membership, classes = _membership(labels, updates.shape, takes_part, dtype)
+    takes_part = jnp.any(membership > 0, axis=-1, keepdims=True)
+    rows, unit, norm = (jnp.where(takes_part, values, 0) for values in (rows, unit, norm))
+    flat_logits, dense = logits.reshape(-1, num_classes), state.sums.gradient is not None
+    sums = statistics.batch_sums(rows, jnp.square(norm[:, 0]), membership, flat_logits, classes, dense)
+    return Batch(rows, unit, norm, membership, classes, total(sums, axis_name), axis_name, extra), mask
+
+
+def _membership(labels: jax.Array, shape: tuple[int, ...], takes_part: jax.Array, dtype: Any):
+    """t_ic [B, C], and the labels [B] in [0, C] (C: no class), or None for soft targets."""
+    num_classes = shape[-1]
+    if labels.ndim == len(shape):
+        weights = labels.reshape(-1, num_classes).astype(dtype)
+        takes_part &= jnp.all(jnp.isfinite(weights), axis=-1)
+        return jnp.where(takes_part[:, None], weights, 0), None
+    classes = labels.reshape(-1)
+    classes = classes.astype(jnp.int64 if classes.dtype.itemsize == 8 else jnp.int32)  # uint8 cannot hold C = 256
+    takes_part &= (classes >= 0) & (classes < num_classes)
+    classes = jnp.where(takes_part, classes, num_classes).astype(jnp.int32)
+    return jax.nn.one_hot(classes, num_classes, dtype=dtype), classes
+
+
+def check_arguments(rows: Any, labels: Any, logits: Any, mask: Any, num_classes: int) -> None:
+    """Ranks, shapes and dtypes of the arguments of update."""
+    for name, value in (("labels", labels), ("logits", logits)):
+        if value is None:
+            raise ValueError(f"{name}=None: pass tx.update(rows, state, None, labels=labels, logits=logits)")
+    if rows.ndim == 0 or rows.shape[-1] != num_classes:
+        raise ValueError(f"rows.shape={rows.shape}: the last axis must be {num_classes}, as in init")
+    check_shape("logits", logits, rows.shape, "rows")
+    check_labels(labels, rows.shape, mask)
+    if mask is not None:
+        check_shape("mask", mask, rows.shape[:-1], "the batch")
+
+
+def class_table(state: Any) -> dict[str, np.ndarray]:
+    """Which classes are amplified, and by how much: the per-class state of the one LPG transformation in a chain.
+
+    Args:
+      state: the state of `lpg`, `lpg_pgd`, or of a chain, named chain or injected schedule that holds one of them.
+        With a leading axis of seeds or devices, every entry has it too.
+
+    Returns:
+      NumPy arrays [C]: "perturbation" = sign(margin) eps_c (> 0: each row's gradient is lengthened by up to that much,
+      < 0: shortened), "margin", "epsilon", "accuracy" in [0, 1], "grad_norm" = ||m_c||, "grad_variance" and "seen".
+
+    Raises:
+      ValueError: the state holds no LPG transformation, or more than one.
+
+    Example:
+      >>> tx = lpg_jax.lpg(lpg_jax.by_frequency([100, 10, 1]), lpg_jax.fixed(0.3))
+      >>> class_table(tx.init(jnp.zeros(3)))["perturbation"]
+      array([-0.3,  0. ,  0.3], dtype=float32)
+    """
+    leaves = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, LpgState))
+    found = [leaf for leaf in leaves if isinstance(leaf, LpgState)]
+    if len(found) != 1:
+        raise ValueError(f"state holds {len(found)} LPG transformations: must be 1; pass the part you mean")
+    margin, epsilon, stats = found[0].class_margin, found[0].class_epsilon, found[0].stats
+    table = {
+        "perturbation": jnp.sign(margin) * epsilon,
+        "margin": margin,
+        "epsilon": epsilon,
+        "accuracy": stats.class_accuracy,
+        "grad_norm": stats.class_grad_norm,
+        "grad_variance": stats.class_grad_variance,
+        "seen": stats.class_seen,
+    }
+    return {name: np.asarray(values) for name, values in table.items()}

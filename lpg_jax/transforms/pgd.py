@@ -1,0 +1,248 @@
+"""LPG by projected gradient steps (Eq. 11, 12, 16, 17): the d_c that changes the parameter gradient most."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from lpg_jax.bounds import Bound
+from lpg_jax.checks import check_choice, check_integer, check_number
+from lpg_jax.splits import Split
+from lpg_jax.statistics import HIGHEST, ClassStats, safe_divide, total, unit_and_norm
+from lpg_jax.transforms.class_level import DENSE_LIMIT, Batch, Schedule, class_level
+from lpg_jax.transforms.class_means import ClassMeans, class_means
+from lpg_jax.transforms.newton import newton
+
+STEP_RULES = ("l2", "sign", "newton")
+METRICS = ("identity", "head", "network")
+
+Metric: TypeAlias = Callable[[jax.Array], jax.Array]  # v [K, C] -> M_c v_c [K, C], row by row
+
+
+class Ascent(NamedTuple):
+    """How the steps are taken."""
+
+    steps: int
+    step_size: ArrayLike | None
+    step_rule: str
+    zero_sum: bool
+    clamp: bool
+
+
+def lpg_pgd(
+    split: Split,
+    bound: Bound,
+    *,
+    steps: int = 3,
+    step_size: ArrayLike | None = None,
+    step_rule: str = "l2",
+    metric: str = "identity",
+    zero_sum: bool = False,
+    source: str = "batch",
+    clamp: bool = True,
+    refresh_every: int = 1,
+    decay: ArrayLike = 0.99,
+    warmup: ArrayLike = 0,
+) -> optax.GradientTransformationExtraArgs:
+    """LPG by projected gradient: the d_c in a ball that changes the (parameter) gradient most (Eq. 11, 12, 16, 17).
+
+    One d_c per class, h~_i = h_i + d_c, with d_c maximising (amplified classes) or minimising (dampened ones)
+    (m_c + d)^T M_c (m_c + d) over norm(d) <= eps_c, from d = 0:
+
+    | metric | M_c | update needs |
+    |---|---|---|
+    | "identity" | I: l2 steps then give the clamped closed form "class_mean" exactly [ours] | |
+    | "head" | (mean_c norm(phi)^2 + 1) I + W^T W: last layer z = W^T phi + b, and phi [ours] | features, head_kernel |
+    | "network" | mean_c J_i^T J_i: a reference for tests, B C backward passes a step [paper] | network, params |
+
+    | step_rule | step, with g = M_c (m_c + d) |
+    |---|---|
+    | "l2", amplify | d <- eps_c g / norm(g); with a step_size kappa: d + kappa g / norm(g), projected [ours] |
+    | "l2", dampen | d - t g / norm(g), projected; t = min(kappa, exact minimiser along the ray) [ours] |
+    | "sign" | d +/- kappa sign(g), projected; kappa = 2 eps_c / steps by default (Eq. 16, 17) [paper] |
+    | "newton" | steps on the multiplier of the exact solution; metric="head" only, one SVD of [D, C] a batch [ours] |
+
+    How near "l2" comes to the optimum in 5 steps depends on the head. Worst gap, as a share of the attainable change,
+    over condition numbers of M_c up to 100, C = 10 and 100 and eps up to 0.5, m_c of an untrained network: below 0.5 %
+    for heads with more features than classes and centred rows (what softmax training makes), but up to 15 % for
+    C = 10 with fewer features than classes; larger still for eps >= 1. "newton" stays below 0.1 % in all of these.
+
+    Args:
+      split, bound, source, refresh_every, decay, warmup: as in `lpg`.
+      steps: T >= 1.
+      step_size: kappa >= 0, in units of the logit gradient; None: see the table.
+      step_rule: "l2", "sign" or "newton".
+      metric: see the table.
+      zero_sum: keep every d_c in the subspace sum_j d_j = 0, which sign steps (and network metrics) leave.
+      clamp: a dampened d_c stays within min(eps_c, norm(m_c)), and l2 steps stop at the minimiser of their ray;
+        False takes the literal steps of Eq. 16-17 (kappa = 2 eps_c / steps by default when dampening).
+
+    Returns:
+      An `optax.GradientTransformationExtraArgs`, as `lpg`, whose update also takes
+        features: [..., D] phi, the input of the last layer, and head_kernel: [D, C] W, as Flax stores it;
+        network: params -> logits [..., C], and params.
+      At most 4096 classes for source="running", metric="network" or soft targets.
+
+    Raises:
+      ValueError: as `lpg`; steps < 1, step_size < 0, an unknown step_rule or metric, "newton" with another metric, a step_size or clamp=False; at update: features, head_kernel,
+        network or params missing, or of shapes that do not fit.
+
+    Guarantees: norm(h~_i - h_i) <= eps_c per row. The edge cases are those of `lpg` with direction="class_mean".
+
+    Example:
+      >>> tx = lpg_pgd(by_frequency([50, 5]), fixed(0.3), steps=5, metric="head")
+      >>> state = tx.init(jnp.zeros(2))
+      >>> features, head_kernel = jnp.ones((4, 3)), jnp.ones((3, 2))
+      >>> logits, labels = features @ head_kernel, jnp.array([0, 0, 0, 1])
+      >>> rows = jax.nn.softmax(logits) - jax.nn.one_hot(labels, 2)
+      >>> edited, state = tx.update(
+      ...     rows, state, None, labels=labels, logits=logits, features=features, head_kernel=head_kernel)
+    """
+    check_integer("steps", steps, low=1)
+    if step_size is not None:
+        check_number("step_size", step_size, low=0)
+    check_choice("step_rule", step_rule, STEP_RULES)
+    check_choice("metric", metric, METRICS)
+    if step_rule == "newton" and (metric != "head" or step_size is not None or not clamp):
+        raise ValueError("step_rule='newton': must go with metric='head', step_size=None and clamp=True; it is exact")
+    ascent = Ascent(steps, step_size, step_rule, zero_sum, clamp)
+
+    def displace(batch: Batch, sign: jax.Array, epsilon: jax.Array, stats: ClassStats, params: Any) -> jax.Array:
+        if batch.sums.gradient is None and batch.labels is None:
+            raise ValueError(f"lpg_pgd with soft targets: at most {DENSE_LIMIT} classes; pass integer labels")
+        dtype = batch.rows.dtype
+        means = class_means(batch, stats, source)
+        sign, epsilon = means.of(sign).astype(dtype)[:, None], means.of(epsilon).astype(dtype)[:, None]
+        if step_rule == "newton":
+            head = head_form(batch, means)
+            return means.spread(newton(means.mean, sign, epsilon, *head, steps=steps, zero_sum=zero_sum), batch)
+        apply_metric = METRIC_OF[metric](batch, means, params)
+        return means.spread(solve(means.mean, sign, epsilon, apply_metric, ascent), batch)
+
+    schedule = Schedule(source, refresh_every, decay, warmup, DENSE_LIMIT)
+    return class_level(split, bound, displace, schedule, mean_above_limit=False)
+
+
+def solve(mean: jax.Array, sign: jax.Array, epsilon: jax.Array, metric: Metric, ascent: Ascent) -> jax.Array:
+    """d_c of K classes at once, maximising (sign > 0) or minimising (sign < 0) (m_c + d)^T M_c (m_c + d).
+
+    Args:
+      mean: [K, C] m_c.
+      sign: [K, 1] in {-1, 0, 1}; 0 gives d = 0.
+      epsilon: [K, 1] radius of the ball.
+      metric: v [K, C] -> M_c v_c.
+      ascent: the step rule.
+
+    Returns:
+      d [K, C], ||d_c|| <= epsilon_c.
+    """
+    amplify = sign > 0
+    radius = epsilon
+    if ascent.clamp:  # beyond -m_c the objective only grows again
+        radius = jnp.where(amplify, epsilon, jnp.minimum(epsilon, unit_and_norm(mean)[1]))
+    literal = 2 * epsilon / ascent.steps if ascent.step_size is None else ascent.step_size
+    displacement = jnp.zeros_like(mean)
+    for _ in range(ascent.steps):
+        gradient = metric(mean + displacement)
+        if ascent.step_rule == "sign":
+            displacement = displacement + jnp.sign(sign) * literal * jnp.sign(gradient)
+            displacement = _zero_sum(displacement) if ascent.zero_sum else displacement
+            displacement = _onto_ball(displacement, radius)
+        else:
+            direction = unit_and_norm(_zero_sum(gradient) if ascent.zero_sum else gradient)[0]
+            up = radius * direction if ascent.step_size is None else displacement + literal * direction
+            down = displacement - _descent_length(direction, gradient, metric, literal, ascent) * direction
+            displacement = _onto_ball(jnp.where(amplify, up, down), radius)
+    return jnp.where(sign == 0, 0, displacement)
+
+
+def _descent_length(direction: jax.Array, gradient: jax.Array, metric: Metric, literal: Any, ascent: Ascent):
+    """min(kappa, exact minimiser along the ray), or the literal kappa without the clamp."""
+    if not ascent.clamp:
+        return literal
+    along = jnp.sum(direction * gradient, axis=-1, keepdims=True)
+    curvature = jnp.sum(direction * metric(direction), axis=-1, keepdims=True)
+    exact = safe_divide(along, curvature)
+    return exact if ascent.step_size is None else jnp.minimum(literal, exact)
+
+
+def _zero_sum(vectors: jax.Array) -> jax.Array:
+    return vectors - jnp.mean(vectors, axis=-1, keepdims=True)
+
+
+def _onto_ball(vectors: jax.Array, radius: jax.Array) -> jax.Array:
+    unit, norm = unit_and_norm(vectors)
+    return jnp.where(norm <= radius, vectors, radius * unit)
+
+
+def identity_metric(batch: Batch, means: ClassMeans, params: Any) -> Metric:
+    """J = I: the norm of the logit gradient itself."""
+    del batch, means, params
+    return lambda vectors: vectors
+
+
+def head_metric(batch: Batch, means: ClassMeans, params: Any) -> Metric:
+    """The last linear layer z = W^T phi + b and what it hands down: M_c = (mean_c ||phi||^2 + 1) I + W^T W."""
+    del params
+    scale, kernel = head_form(batch, means)
+
+    def apply(vectors: jax.Array) -> jax.Array:
+        hidden = jnp.matmul(vectors, kernel.T, precision=HIGHEST)
+        return scale * vectors + jnp.matmul(hidden, kernel, precision=HIGHEST)
+
+    return apply
+
+
+def head_form(batch: Batch, means: ClassMeans) -> tuple[jax.Array, jax.Array]:
+    """a_c = mean_c ||phi||^2 + 1 [K, 1] and W [D, C] of the head metric, from features= and head_kernel=."""
+    features, kernel = batch.extra.get("features"), batch.extra.get("head_kernel")
+    if features is None or kernel is None:
+        missing = "features" if features is None else "head_kernel"
+        raise ValueError(f"{missing}=None: metric='head' needs features= [..., D] and head_kernel= [D, C]")
+    size, num_classes = kernel.shape
+    if num_classes != batch.rows.shape[-1]:
+        raise ValueError(f"head_kernel.shape={kernel.shape}: must be (D, {batch.rows.shape[-1]}), as Flax stores it")
+    if features.shape[-1] != size or features.size // size != batch.rows.shape[0]:
+        raise ValueError(f"features.shape={features.shape}: must be [..., {size}] with the batch axes of the logits")
+    dtype = batch.rows.dtype
+    kernel = kernel.astype(dtype)
+    square = jnp.sum(jnp.square(features.reshape(-1, size).astype(dtype)), axis=-1)
+    return means.average(square, batch)[:, None] + 1, kernel
+
+
+def network_metric(batch: Batch, means: ClassMeans, params: Any) -> Metric:
+    """The whole network: M_c = mean over class c of J_i^T J_i, each product by a vjp and then a jvp.
+
+    A reference for tests: B x K backward passes per step.
+    """
+    network = batch.extra.get("network")
+    if network is None or params is None:
+        missing = "network" if network is None else "params"
+        raise ValueError(f"{missing}=None: metric='network' needs network= (params -> logits) and params")
+    if means.classes is not None:
+        raise ValueError(f"metric='network' with {batch.rows.shape[-1]} classes: at most {DENSE_LIMIT}")
+    shape = batch.rows.shape
+    logits, push = jax.linearize(lambda p: network(p).reshape(shape), params)
+    pull = jax.linear_transpose(push, params)
+    one_row = jnp.eye(shape[0], dtype=logits.dtype)
+
+    def product(vector: jax.Array, row: jax.Array) -> jax.Array:  # J_i^T J_i v for the example that row marks
+        (tangent,) = pull(row[:, None] * vector.astype(logits.dtype)[None])
+        return row @ push(tangent)
+
+    def apply(vectors: jax.Array) -> jax.Array:
+        def of_class(vector):
+            return jax.vmap(lambda row: product(vector, row))(one_row)
+
+        products = jax.lax.map(of_class, vectors).astype(batch.rows.dtype)  # [C, B, C]
+        weights = batch.membership.T[:, :, None]
+        sums = total(jnp.sum(jnp.where(weights > 0, weights * products, 0), axis=1), batch.axis_name)
+        return safe_divide(sums, means.count[:, None])
+
+    return apply
+
+
+METRIC_OF = {"identity": identity_metric, "head": head_metric, "network": network_metric}

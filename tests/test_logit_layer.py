@@ -1,0 +1,257 @@
+"""`perturbed` and `tap`: value, gradient, what reaches tx, reductions, sinks, loss arguments."""
+
+import jax
+import jax.numpy as jnp
+import laws
+import numpy as np
+import optax
+import pytest
+
+import lpg_jax
+
+pytestmark = pytest.mark.usefixtures("strict")
+cross_entropy = lpg_jax.losses.cross_entropy
+
+
+def make(epsilon=0.3, **options):
+    tx = lpg_jax.lpg(lpg_jax.by_frequency(laws.COUNTS), lpg_jax.fixed(epsilon), **options)
+    return tx, tx.init(jnp.zeros(laws.CLASSES))
+
+
+@pytest.mark.parametrize("batch", [1, 8, 128])
+def test_identity_is_the_plain_loss(batch):
+    """Bit-identical in value and gradient, under sum and (B a power of two) mean."""
+    d = laws.draw(1, batch=batch)
+    loss_fn = lpg_jax.perturbed(cross_entropy, optax.identity())
+    for reduce in (jnp.sum, jnp.mean):
+        ours = jax.value_and_grad(lambda z, reduce=reduce: reduce(loss_fn(z, d.labels, optax.EmptyState())[0]))
+        plain = jax.value_and_grad(lambda z, reduce=reduce: reduce(cross_entropy(z, d.labels)))
+        laws.equal(jax.jit(ours)(d.logits), jax.jit(plain)(d.logits))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_zero_epsilon_is_the_plain_loss(soft):
+    d = laws.draw(2, batch=16)
+    labels = jax.nn.one_hot(d.labels, laws.CLASSES) * 0.7 + 0.06 if soft else d.labels
+    tx, state = make(epsilon=0.0)
+    loss_fn = lpg_jax.perturbed(cross_entropy, tx)
+    ours = jax.jit(jax.value_and_grad(lambda z: loss_fn(z, labels, state)[0].mean()))(d.logits)
+    laws.equal(ours, jax.jit(jax.value_and_grad(lambda z: cross_entropy(z, labels).mean()))(d.logits))
+
+
+def test_loss_args_get_their_plain_gradient():
+    """A shift inside the loss: the loss argument's gradient is the plain one, the logits' is edited."""
+    tx, state = make()
+    d, shift = laws.draw(3), jnp.linspace(-1, 1, laws.CLASSES)
+
+    def shifted(logits, labels, shift, scale):
+        return cross_entropy(logits * scale + shift[None], labels)
+
+    loss_fn = lpg_jax.perturbed(shifted, tx)
+    mask = jnp.arange(laws.BATCH) > 2
+    wild = jnp.where(mask[:, None], d.logits, jnp.nan)
+
+    def ours(logits, shift):
+        losses, _ = loss_fn(logits, d.labels, state, mask=mask, loss_args={"shift": shift, "scale": 2.0})
+        return losses.sum()
+
+    def plain(logits, shift):
+        return jnp.sum(shifted(logits[3:], d.labels[3:], shift, 2.0))
+
+    (value, (by_logits, by_shift)) = jax.jit(jax.value_and_grad(ours, argnums=(0, 1)))(wild, shift)
+    plain_value, (_, plain_shift) = jax.value_and_grad(plain, argnums=(0, 1))(d.logits, shift)
+    np.testing.assert_allclose(value, plain_value, rtol=1e-6)
+    np.testing.assert_allclose(by_shift, plain_shift, atol=1e-6)
+    rows = 2.0 * laws.gradient_rows(d._replace(logits=d.logits * 2.0 + shift[None]))
+    edited, _ = laws.update(tx, d, state, rows, mask=mask)  # tx sees the raw logits
+    np.testing.assert_allclose(by_logits, edited, atol=1e-6)
+
+
+def test_tx_sees_the_raw_logits():
+    """Accuracy comes from the model's logits, not from those after a forward map."""
+    tx, state = make()
+    d = laws.draw(4)
+    loss_fn = lpg_jax.perturbed(lambda z, y: cross_entropy(z + 100 * jax.nn.one_hot(y, laws.CLASSES), y), tx)
+    _, new = loss_fn(d.logits, d.labels, state)
+    right = np.asarray(jnp.argmax(d.logits, axis=-1)) == np.asarray(d.labels)
+    np.testing.assert_allclose(new.sums.hits.sum(), 0.01 * right.sum(), rtol=1e-5)
+
+
+def test_other_arguments_get_no_gradient():
+    """features and head_kernel reach tx under stop_gradient: the kernel's gradient is features^T rows alone."""
+    tx = lpg_jax.lpg_pgd(lpg_jax.by_frequency(laws.COUNTS), lpg_jax.fixed(0.3), metric="head")
+    state, d = tx.init(jnp.zeros(laws.CLASSES)), laws.draw(5)
+    loss_fn = lpg_jax.perturbed(cross_entropy, tx)
+
+    def loss(kernel):
+        logits = d.features @ kernel
+        return loss_fn(logits, d.labels, state, features=d.features, head_kernel=kernel)[0].sum(), logits
+
+    gradient, logits = jax.grad(loss, has_aux=True)(d.head_kernel)
+    edited, _ = laws.update(tx, d._replace(logits=logits), state)
+    np.testing.assert_allclose(gradient, d.features.T @ edited, atol=1e-5)
+
+
+def test_chain_order_and_foreign_transformations():
+    """Rows pass the chain in order, optax's own transformations included."""
+    tx, _ = make()
+    chained = optax.chain(optax.scale(2.0), tx, optax.trace(0.5))
+    state, d = chained.init(jnp.zeros((laws.BATCH, laws.CLASSES))), laws.draw(6)
+    loss_fn = lpg_jax.perturbed(cross_entropy, chained)
+    gradient, state = jax.grad(lambda z: (lambda out, s: (out.sum(), s))(*loss_fn(z, d.labels, state)), has_aux=True)(
+        d.logits
+    )
+    doubled, _ = laws.update(tx, d, tx.init(jnp.zeros(laws.CLASSES)), 2 * laws.gradient_rows(d))
+    np.testing.assert_allclose(gradient, doubled, atol=1e-6)
+    assert optax.tree_utils.tree_get(state, "trace").shape == (laws.BATCH, laws.CLASSES)
+
+
+def test_perturbed_errors():
+    tx, state = make()
+    d = laws.draw(7)
+    with pytest.raises(ValueError, match=r"loss_fn returned shape \(\): must be \(14,\), one loss per example"):
+        lpg_jax.perturbed(lambda z, y: cross_entropy(z, y).mean(), tx)(d.logits, d.labels, state)
+    with pytest.raises(ValueError, match=r"labels\.shape=\(3,\): must be \(14,\)"):
+        lpg_jax.perturbed(cross_entropy, tx)(d.logits, d.labels[:3], state)
+    with pytest.raises(ValueError, match=r"mask\.shape=\(3,\): must be \(14,\)"):
+        lpg_jax.perturbed(cross_entropy, tx)(d.logits, d.labels, state, mask=jnp.ones(3))
+    with pytest.raises(ValueError, match="sum to 1"):
+        lpg_jax.perturbed(cross_entropy, tx)(d.logits, jnp.ones_like(d.logits), state)
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(lambda z: lpg_jax.perturbed(cross_entropy, tx)(z, d.labels, state)[0], (d.logits,), (d.logits,))
+    with pytest.raises(TypeError, match="TraceState: a transformation with a state of its own"):
+        chained = optax.chain(tx, optax.trace(0.5))
+        lpg_jax.perturbed(cross_entropy, chained)(d.logits, d.labels, chained.init(d.logits), commit=False)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", 3.5])
+def test_tap_undoes_and_redoes_the_reduction(reduction):
+    tx, state = make()
+    d, sink = laws.draw(8), lpg_jax.zero_sums(make()[1])
+    number = {"mean": laws.BATCH, "sum": 1, 3.5: 3.5}[reduction]
+    tapped = lpg_jax.tap(tx, reduction)
+    gradient = jax.grad(lambda z: jnp.sum(cross_entropy(tapped(z, d.labels, state, sink), d.labels)) / number)(d.logits)
+    edited, _ = laws.update(tx, d, state)
+    np.testing.assert_allclose(gradient * number, edited, atol=1e-6)
+
+
+def test_tap_leaves_untouched_rows_to_the_bit():
+    tx, state = make(epsilon=0.0)
+    d, tapped = laws.draw(9), lpg_jax.tap(tx, "mean")
+    sink = lpg_jax.zero_sums(state)
+    ours = jax.grad(lambda z: cross_entropy(tapped(z, d.labels, state, sink), d.labels).mean())(d.logits)
+    laws.equal(ours, jax.grad(lambda z: cross_entropy(z, d.labels).mean())(d.logits))
+
+
+def test_a_sink_used_twice_adds():
+    """Two heads, one state: the sums of both, committed as one batch."""
+    tx, state = make()
+    left, right = laws.draw(10), laws.draw(11)
+    tapped = lpg_jax.tap(tx, "sum")
+
+    def loss(sink):
+        total = cross_entropy(tapped(left.logits, left.labels, state, sink), left.labels).sum()
+        return total + cross_entropy(tapped(right.logits, right.labels, state, sink), right.labels).sum()
+
+    committed = lpg_jax.commit(tx, state, jax.jit(jax.grad(loss))(lpg_jax.zero_sums(state)))
+    both = laws.Draw(*(jnp.concatenate(pair) for pair in zip(left[:3], right[:3], strict=True)), left.head_kernel)
+    _, expected = laws.update(tx, both, state)
+    for ours, theirs in zip(jax.tree.leaves(committed), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_tap_through_chains_and_schedules():
+    """Stateless neighbours, two of ours, and an eps schedule, whose count goes on with commit."""
+
+    def scheduled(epsilon):
+        return lpg_jax.lpg(lpg_jax.by_accuracy(), lpg_jax.fixed(epsilon))
+
+    tx = optax.named_chain(
+        ("scheduled", optax.inject_hyperparams(scheduled)(epsilon=optax.linear_schedule(0.1, 0.3, 2))),
+        ("half", optax.scale(0.5)),
+        ("frequency", make()[0]),
+    )
+    state, direct = tx.init(jnp.zeros(laws.CLASSES)), tx.init(jnp.zeros(laws.CLASSES))
+    tapped, loss_fn = lpg_jax.tap(tx, "sum"), lpg_jax.perturbed(cross_entropy, tx)
+    for seed in range(3):
+        d = laws.draw(seed)
+
+        def by_tap(z, sink, d=d, state=state):
+            return cross_entropy(tapped(z, d.labels, state, sink), d.labels).sum()
+
+        def by_perturbed(z, d=d, direct=direct):
+            losses, new = loss_fn(z, d.labels, direct)
+            return losses.sum(), new
+
+        gradient, sums = jax.jit(jax.grad(by_tap, argnums=(0, 1)))(d.logits, lpg_jax.zero_sums(state))
+        assert len(sums) == 2
+        expected, direct = jax.jit(jax.grad(by_perturbed, has_aux=True))(d.logits)
+        state = lpg_jax.commit(tx, state, sums)
+        np.testing.assert_allclose(gradient, expected, atol=1e-6)
+        for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(direct), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_tap_passes_callables_and_params():
+    """The network metric, whose network= is a function, through tap."""
+    tx = lpg_jax.lpg_pgd(lpg_jax.by_frequency(laws.COUNTS), lpg_jax.fixed(0.3), metric="network")
+    state, d = tx.init(jnp.zeros(laws.CLASSES)), laws.draw(12)
+    tapped, sink = lpg_jax.tap(tx, "sum"), lpg_jax.zero_sums(state)
+
+    def network(kernel):
+        return d.features @ kernel
+
+    def loss(kernel):
+        logits = tapped(network(kernel), d.labels, state, sink, params=kernel, network=network)
+        return cross_entropy(logits, d.labels).sum()
+
+    rows = laws.gradient_rows(d._replace(logits=network(d.head_kernel)))
+    arguments = {"labels": d.labels, "logits": network(d.head_kernel), "network": network}
+    edited, _ = tx.update(rows, state, d.head_kernel, **arguments)
+    np.testing.assert_allclose(jax.grad(loss)(d.head_kernel), d.features.T @ edited, atol=1e-5)
+
+
+def test_tap_errors():
+    tx, state = make()
+    d = laws.draw(13)
+    with pytest.raises(ValueError, match="sink does not fit the state"):
+        lpg_jax.tap(tx)(d.logits, d.labels, state, ())
+    with pytest.raises(TypeError, match="TraceState: a transformation with a state of its own; tap, zero_sums"):
+        lpg_jax.zero_sums(optax.chain(tx, optax.trace(0.9)).init(jnp.zeros(laws.CLASSES)))
+    with pytest.raises(ValueError, match="sums has 0 entries: must be 1, one per stateful transformation"):
+        lpg_jax.commit(tx, state, ())
+    assert lpg_jax.commit(optax.scale(1.0), optax.scale(1.0).init(d.logits), ()) == optax.EmptyState()
+
+
+def test_duality_with_logit_perturbation():
+    """Eq. 22-23: LPL's gradient is LPG with d = softmax(z + delta) - softmax(z); the first-order form (diag p - p p^T)
+    delta is off by O(||delta||^2), and it reaches every zero-sum d: LPL can rotate (method.md, reading 12)."""
+    d, rng = laws.draw(14), np.random.default_rng(0)
+    direction = jnp.asarray(rng.normal(size=d.logits.shape), jnp.float32)
+    p = jax.nn.softmax(d.logits)
+    errors = []
+    for size in (1e-1, 1e-2):
+        delta = size * direction
+        exact = jax.nn.softmax(d.logits + delta) - p
+        by_shift = jax.grad(lambda z, delta=delta: cross_entropy(z + delta, d.labels).sum())(d.logits)
+        add = optax.stateless(lambda rows, _, exact=exact: rows + exact)
+        by_lpg = jax.grad(lambda z, add=add: lpg_jax.perturbed(cross_entropy, add)(z, d.labels, ())[0].sum())(d.logits)
+        np.testing.assert_allclose(by_lpg, by_shift, atol=1e-6)
+        first = p * delta - p * jnp.sum(p * delta, axis=-1, keepdims=True)
+        errors.append(float(jnp.abs(first - exact).max()))
+    assert 50 < errors[0] / errors[1] < 200
+    target = direction - direction.mean(axis=-1, keepdims=True)
+    hessian = jax.vmap(lambda q: jnp.diag(q) - jnp.outer(q, q))(p)
+    delta = jnp.einsum("bij,bj->bi", jnp.linalg.pinv(hessian, rtol=1e-5), target)
+    np.testing.assert_allclose(jnp.einsum("bij,bj->bi", hessian, delta), target, atol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int8, jnp.int16, jnp.int32])
+def test_narrow_integer_labels(dtype):
+    """uint8 labels with 300 classes: comparisons do not wrap."""
+    classes = 300
+    tx = lpg_jax.lpg(lpg_jax.by_accuracy(), lpg_jax.fixed(0.3))
+    logits, labels = jnp.zeros((2, classes)), jnp.array([0, 44], dtype)
+    losses, new = lpg_jax.perturbed(cross_entropy, tx)(logits, labels, tx.init(jnp.zeros(classes)))
+    np.testing.assert_allclose(losses, np.log(classes), rtol=1e-6)
+    np.testing.assert_array_equal(np.flatnonzero(new.sums.count), [0, 44])
