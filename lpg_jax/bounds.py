@@ -1,6 +1,6 @@
 """Perturbation bounds: signed margin per class -> eps per class (Eq. 21)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import jax
@@ -12,7 +12,7 @@ from lpg_jax.checks import check_number
 Bound: TypeAlias = Callable[[jax.Array], jax.Array]
 
 
-def fixed(epsilon: ArrayLike) -> Bound:
+def fixed(epsilon: Sequence[float] | ArrayLike) -> Bound:
     """The same bound for every class: eps_c = epsilon ("fixed", Eq. 21 with slope 0) [paper].
 
     Args:
@@ -33,7 +33,7 @@ def fixed(epsilon: ArrayLike) -> Bound:
     return varied(epsilon, 0.0)
 
 
-def varied(epsilon: ArrayLike, slope: ArrayLike) -> Bound:
+def varied(epsilon: Sequence[float] | ArrayLike, slope: Sequence[float] | ArrayLike) -> Bound:
     """A bound that grows with the distance from the threshold: eps_c = epsilon + slope |tau - s_c| (Eq. 21) [paper].
 
     Args:

@@ -11,7 +11,7 @@ A split returns margin_c = tau - s_c, where s_c is its statistic and tau its thr
 | one class only | 0 with threshold "mean" or "median" |
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import jax
@@ -77,7 +77,9 @@ def by_gradient_variance(threshold: str | ArrayLike = "mean") -> Split:
     return split
 
 
-def by_frequency(class_counts: ArrayLike, threshold: str | ArrayLike = 0.5, scale: str = "log") -> Split:
+def by_frequency(
+    class_counts: Sequence[float] | ArrayLike, threshold: str | ArrayLike = 0.5, scale: str = "log"
+) -> Split:
     """Amplifies the rare classes and dampens the frequent ones (Eq. 19) [paper]; acts from the first step.
 
     Args:

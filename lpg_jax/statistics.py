@@ -126,7 +126,7 @@ def batch_sums(
     columns = [jnp.ones_like(hit)[:, None], hit[:, None], square_norms[:, None]]
     # one product, so that a batch sharded over devices needs one all-reduce
     columns = jnp.concatenate([*columns, rows] if dense else columns, axis=1)
-    packed = jnp.matmul(membership.T, columns, precision=HIGHEST)
+    packed = _sum_by_class(columns, membership, labels)
     count, hits, square_norm = packed[:, 0], packed[:, 1], packed[:, 2]
     if predicted is not None:  # a hit of weight t_ic belongs to the predicted class alone
         hits = jnp.matmul(hit, predicted, precision=HIGHEST)
@@ -137,6 +137,22 @@ def batch_sums(
     own = jnp.matmul(square_norms, squared, precision=HIGHEST)
     pair_product = jnp.where(pair_count > 0, sum_norms_squared(rows, membership, labels) - own, 0)
     return ClassSums(count, hits, square_norm, None, pair_product, pair_count)
+
+
+def _sum_by_class(columns: jax.Array, membership: jax.Array, labels: jax.Array | None) -> jax.Array:
+    """membership^T columns [C, ...]. On CPU a scatter is faster for integer labels; elsewhere its atomics would make
+    the last bit a matter of chance."""
+
+    def by_product(columns: jax.Array, membership: jax.Array) -> jax.Array:
+        return jnp.matmul(membership.T, columns, precision=HIGHEST)
+
+    if labels is None:
+        return by_product(columns, membership)
+
+    def by_scatter(columns: jax.Array, membership: jax.Array) -> jax.Array:
+        return jax.ops.segment_sum(columns, labels, num_segments=membership.shape[-1])
+
+    return lax.platform_dependent(columns, membership, cpu=by_scatter, default=by_product)
 
 
 def _hits(logits: jax.Array, membership: jax.Array, labels: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:

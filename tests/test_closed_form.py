@@ -103,7 +103,7 @@ def test_many_classes_equal_dense(direction, soft):
 
 def test_pair_sums_equal_the_reference():
     made = batches(soft=False, steps=1)
-    rows, labels, logits, mask = made[0]
+    rows, labels, _logits, mask = made[0]
     tx = lpg_jax.lpg(lpg_jax.by_accuracy(), lpg_jax.fixed(0.1), dense_limit=0, decay=0.0)
     _, state = run(tx, made)
     products, pairs = reference.pair_norm2(rows, labels, mask)

@@ -317,9 +317,9 @@ def test_init_errors():
         lpg_jax.lpg(lpg_jax.by_frequency([3, 2, 1]), BOUND).init(jnp.zeros(4))
     with pytest.raises(ValueError, match=r"epsilon.shape=\(3,\): must be \(\) or \(4,\), one number per class"):
         lpg_jax.lpg(SPLIT, lpg_jax.fixed([0.1, 0.2, 0.3])).init(jnp.zeros(4))
-    with pytest.raises(ValueError, match="must be a template of one row, such as jnp.zeros"):
+    with pytest.raises(ValueError, match=r"must be a template of one row, such as jnp\.zeros"):
         lpg_jax.lpg(SPLIT, BOUND).init(10)
-    with pytest.raises(ValueError, match="source='running' with 5 classes: .* dense_limit=4"):
+    with pytest.raises(ValueError, match=r"source='running' with 5 classes: .* dense_limit=4"):
         lpg_jax.lpg(SPLIT, BOUND, direction="class_mean", source="running", dense_limit=4).init(jnp.zeros(5))
 
 

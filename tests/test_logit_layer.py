@@ -119,8 +119,8 @@ def test_perturbed_errors():
         lpg_jax.perturbed(cross_entropy, tx)(d.logits, jnp.ones_like(d.logits), state)
     with pytest.raises(TypeError, match="forward-mode"):
         jax.jvp(lambda z: lpg_jax.perturbed(cross_entropy, tx)(z, d.labels, state)[0], (d.logits,), (d.logits,))
+    chained = optax.chain(tx, optax.trace(0.5))
     with pytest.raises(TypeError, match="TraceState: a transformation with a state of its own"):
-        chained = optax.chain(tx, optax.trace(0.5))
         lpg_jax.perturbed(cross_entropy, chained)(d.logits, d.labels, chained.init(d.logits), commit=False)
 
 

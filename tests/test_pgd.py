@@ -251,8 +251,8 @@ def test_many_classes_use_only_those_present(monkeypatch):
     hot = jax.nn.one_hot(d.labels, laws.CLASSES)
     with pytest.raises(ValueError, match="at most 2 classes; pass integer labels"):
         laws.update(large, d, state, labels=hot)
+    tx = lpg_jax.lpg_pgd(split, bound, metric="network")
     with pytest.raises(ValueError, match="metric='network' with 5 classes: at most 2"):
-        tx = lpg_jax.lpg_pgd(split, bound, metric="network")
         tx.update(laws.gradient_rows(d), state, {}, labels=d.labels, logits=d.logits, network=lambda p: d.logits)
     with pytest.raises(ValueError, match="source='running' with 5 classes"):
         lpg_jax.lpg_pgd(split, bound, source="running").init(jnp.zeros(laws.CLASSES))

@@ -110,7 +110,7 @@ def test_warmup_delays_everything_but_the_statistics():
 
 
 def test_micro_batches_equal_one_batch():
-    """Summed statistics of micro-batches, committed once, are those of the batch; so are the rows ("sample", running)."""
+    """Summed statistics of micro-batches, committed once, are those of the batch; so are "sample" and running rows."""
     for name in ("sample_accuracy", "class_mean_running", "pgd_identity"):
         options = {"source": "running"} if name == "pgd_identity" else {}
         make = laws.pgd(**options) if options else laws.TABLE[name]

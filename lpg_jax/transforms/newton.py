@@ -40,7 +40,8 @@ def newton(
     parts = jnp.concatenate([inside, unit_and_norm(outside)[1]], axis=-1)
     eigenvalues = jnp.append(jnp.square(singular), 0)[None]
     distance = jnp.where(amplify, jnp.max(eigenvalues) - eigenvalues, scale + eigenvalues)
-    denominator = _shift(parts, distance, epsilon, steps) + distance
+    ball = jnp.where(epsilon == 0, 1, epsilon)  # for epsilon 0 any finite direction does
+    denominator = _shift(parts, distance, ball, steps) + distance
     within = jnp.matmul(safe_divide(inside, denominator[:, :-1]), basis, precision=HIGHEST)
     displacement = within + safe_divide(outside, denominator[:, -1:])
     displacement = displacement - jnp.mean(displacement, axis=-1, keepdims=True) if zero_sum else displacement
@@ -49,17 +50,17 @@ def newton(
 
 
 def _shift(parts: jax.Array, distance: jax.Array, epsilon: jax.Array, steps: int) -> jax.Array:
-    """s >= 0 [K, 1] with norm(parts / (s + distance)) = epsilon; 0 if the norm is smaller at s = 0.
+    """s >= 0 [K, 1] with epsilon > 0 and norm(parts / (s + distance)) = epsilon; 0 if the norm is smaller at s = 0.
 
     Newton on 1 / norm, which is concave in s: begun left of the root, the steps rise to it and need no safeguard.
     """
     tiny = jnp.finfo(parts.dtype).tiny
-    shift = jnp.max(safe_divide(jnp.abs(parts), epsilon) - distance, axis=-1, keepdims=True)
+    shift = jnp.max(jnp.abs(parts) / epsilon - distance, axis=-1, keepdims=True)
     shift = jnp.maximum(shift, tiny)
     for _ in range(steps):
         solution = parts / (shift + distance)
         norm = unit_and_norm(solution)[1]
         slope = jnp.sum(jnp.square(solution) / (shift + distance), axis=-1, keepdims=True)
-        step = safe_divide((safe_divide(norm, epsilon) - 1) * jnp.square(norm), slope)
+        step = safe_divide((norm / epsilon - 1) * jnp.square(norm), slope)
         shift = jnp.maximum(shift + step, tiny)
     return shift

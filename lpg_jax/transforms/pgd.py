@@ -87,8 +87,9 @@ def lpg_pgd(
       At most 4096 classes for source="running", metric="network" or soft targets.
 
     Raises:
-      ValueError: as `lpg`; steps < 1, step_size < 0, an unknown step_rule or metric, "newton" with another metric, a step_size or clamp=False; at update: features, head_kernel,
-        network or params missing, or of shapes that do not fit.
+      ValueError: as `lpg`; steps < 1, step_size < 0, an unknown step_rule or metric, "newton" with another metric, a
+        step_size or clamp=False; at update: features, head_kernel, network or params missing, or of shapes that do
+        not fit.
 
     Guarantees: norm(h~_i - h_i) <= eps_c per row. The edge cases are those of `lpg` with direction="class_mean".
 

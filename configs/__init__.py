@@ -1,0 +1,1 @@
+"""One file per family of experiments; `default.py` holds every field."""

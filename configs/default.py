@@ -1,0 +1,128 @@
+"""Every field of a config, with its default. The other files of this directory start from here.
+
+    python launch.py --config=configs/default.py --config.data.name=digits
+
+An unset field (None) takes the default that the comment names. A field that the others leave without effect is an error
+where it is set. `:tiny` is a run of a few seconds, to see that everything works.
+"""
+
+from typing import Any, TypeAlias
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+Config: TypeAlias = Any  # a ConfigDict, whose fields a type checker cannot know
+
+VARIANTS = ("", "tiny")
+
+
+def get_config(variant: str = "") -> Config:
+    """The default config.
+
+    Args:
+      variant: "" or "tiny".
+
+    Raises:
+      ValueError: another variant.
+    """
+    check_variant(variant)
+    config: Config = ConfigDict()
+    config.seed = 0  # >= 0: fixes the data set (subset, noise, split), and is the first of the seeds below
+    config.num_seeds = 5  # seeds seed, seed + 1, ...: initial parameters and data order; trained at once by vmap
+    config.method = "ce,lpg"  # "ce", "lpg" or a comma list; each gets WORKDIR/METHOD and the same seeds
+    config.parallel = "jit"  # how devices are used: "jit"
+    config.data = data()
+    config.model = model()
+    config.train = train()
+    config.lpg = lpg()
+    config.evaluate = ConfigDict()
+    config.evaluate.every_epochs = 5  # test (and validation) figures every so many epochs, and at the end
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every_steps = 1000  # a resumed run loses at most these; 0: only at the end
+    config.checkpoint.keep = 2  # how many of the newest stay
+    return shrink(config) if variant == "tiny" else config
+
+
+def data() -> Config:
+    """What is learnt; see `lpg_jax.data`."""
+    config: Config = ConfigDict()
+    config.name = "digits"  # "digits", "npz", or any TFDS image-classification set
+    config.data_dir = ""  # directory of TFDS sets; empty: TFDS's own default
+    config.path = ""  # "npz": the file, with x_train, y_train[, x_test, y_test]
+    config.imbalance = 1.0  # largest over smallest class count; 1.0: all data
+    config.imbalance_kind = "exponential"  # or "step"
+    config.validation = 0.0  # share of the training set held out as a validation part, in [0, 1)
+    config.validation_labels = "noisy"  # labels of the validation part: "noisy" (as given) or "clean"
+    config.test_fraction = 0.3  # share held out of a source that has no test part of its own
+    config.noise = ConfigDict()
+    config.noise.kind = "none"  # none, symmetric, asymmetric, pair, matrix, instance, human, file
+    config.noise.rate = 0.0  # share of wrong labels, for symmetric, asymmetric, pair and instance
+    config.noise.include_self = False  # symmetric: the true class may be drawn, too
+    config.noise.path = ""  # matrix, human, file: where it lies
+    config.noise.key = ""  # human: array in that file
+    return config
+
+
+def model() -> Config:
+    """The network; see `lpg_jax.models.create`. Fields other than the name are options of that model."""
+    config: Config = ConfigDict()
+    config.name = "mlp"  # linear, mlp, resnet8 ... resnet110, se_resnet110, wrn16_8, wrn28_10
+    config.hidden = placeholder(tuple)  # mlp: widths of the hidden layers, default (128,)
+    config.dropout_rate = placeholder(float)  # wrn: default 0.0
+    return config
+
+
+def train() -> Config:
+    """Optimisation; see `lpg_jax.descent.from_config`."""
+    config: Config = ConfigDict()
+    config.epochs = 100  # passes over the training set
+    config.batch_size = 128  # the last batch of an epoch is padded and masked
+    config.dtype = "float32"  # to compute in: float32, bfloat16 (parameters and statistics stay float32) or float64
+    config.optimizer = "sgd"  # or "adamw"
+    config.learning_rate = 0.1  # peak
+    config.momentum = 0.9  # of sgd; b1 of adamw
+    config.nesterov = False  # Nesterov's form of momentum
+    config.weight_decay = 5e-4  # coupled for sgd, decoupled for adamw; times the learning rate in both
+    config.decayed = "kernels"  # what decays: "kernels" or "all"
+    config.schedule = "cosine"  # of the learning rate: constant, cosine (to 0) or step
+    config.milestones = placeholder(tuple)  # step: fractions of the training, default (0.5, 0.75)
+    config.step_factor = placeholder(float)  # step: factor at each of them, default 0.1
+    config.warmup_epochs = 0.0  # linear, at the start
+    config.clip_norm = 0.0  # global norm of the parameter gradient; 0.0: no clipping
+    return config
+
+
+def lpg() -> Config:
+    """The method "lpg"; see `lpg_jax.lpg`, `lpg_jax.lpg_pgd`, the splits and the bounds."""
+    config: Config = ConfigDict()
+    config.split = "frequency"  # who is amplified: accuracy, frequency or gradient_variance
+    config.threshold = placeholder(object)  # tau: a number, "mean" or "median"; default: the split's own
+    config.scale = placeholder(str)  # split frequency: "log" (default), "max" or "share"
+    config.epsilon = 0.3  # bound on the change of a logit gradient (its norm is below 1.42)
+    config.slope = 0.0  # growth of the bound with the distance from tau; 0.0 is "fixed"
+    config.direction = "auto"  # sample, class_mean or class_scale; auto: sample, and class_mean for PGD
+    config.source = "batch"  # of class means: "batch" or "running"
+    config.clamp = True  # dampening stops at zero; False: the equation to the letter
+    config.refresh_every = 1  # steps between refreshes of the statistics; 1: running average
+    config.decay = placeholder(float)  # of that average, default 0.99
+    config.warmup = 0  # steps before anything is perturbed
+    config.max_scale = placeholder(float)  # direction class_scale: cap of its factor, default 10.0
+    config.pgd_steps = 0  # 0: closed form; > 0: projected gradient steps
+    config.step_size = placeholder(float)  # PGD: default as in `lpg_jax.lpg_pgd`
+    config.step_rule = placeholder(str)  # PGD: "l2" (default) or "sign"
+    config.metric = placeholder(str)  # PGD: "identity" (default) or "head"
+    config.zero_sum = placeholder(bool)  # PGD: project on sum 0, default False
+    return config
+
+
+def check_variant(variant: str, known: tuple[str, ...] = VARIANTS) -> None:
+    """Raises ValueError unless the variant is known."""
+    if variant not in known:
+        raise ValueError(f"variant={variant!r}: must be one of {', '.join(map(repr, known))}")
+
+
+def shrink(config: Config) -> Config:
+    """The same run, cut down to a few seconds: to see that everything works, not what comes out."""
+    config.num_seeds = 2
+    config.train.epochs = min(config.train.epochs, 10)
+    return config

@@ -1,0 +1,54 @@
+"""What a training run carries from step to step."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    from lpg_jax.training.recipe import Recipe
+
+# One random stream per purpose, all from a seed's key: the method is in none of them, so methods are paired.
+INIT, ORDER, DROPOUT = range(3)
+
+
+class TrainState(NamedTuple):
+    """One pytree, checkpointed whole. With several seeds every leaf has a leading axis [S]."""
+
+    step: jax.Array  # [] int32, updates so far
+    params: Any
+    batch_stats: Any  # running moments of BatchNorm; {} for models without it
+    opt_state: Any  # of the parameter-level chain
+    logit_state: Any  # of the logit-gradient transformation
+    key: jax.Array  # [] typed PRNG key of the seed; never advanced, folded with purpose and step instead
+
+
+def stream(key: jax.Array, purpose: int, index: jax.Array | int) -> jax.Array:
+    """The key of a purpose (`INIT`, `ORDER`, `DROPOUT`) at an epoch or step."""
+    return jax.random.fold_in(jax.random.fold_in(key, purpose), index)
+
+
+def initial_variables(recipe: "Recipe", key: jax.Array) -> Any:
+    """The model's variables before the first step, from the seed's key; the method has no part in them."""
+    template = jnp.zeros((1, *recipe.facts.input_shape), recipe.dtype)
+    return recipe.model.init(stream(key, INIT, 0), template)
+
+
+def create(recipe: "Recipe", key: jax.Array, variables: Any) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      recipe: what is trained.
+      key: [] typed key of the seed.
+      variables: of `initial_variables`.
+    """
+    params = variables["params"]
+    row = jnp.zeros(recipe.facts.num_classes, jnp.promote_types(recipe.dtype, jnp.float32))
+    return TrainState(
+        step=jnp.zeros([], jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=recipe.descent.tx.init(params),
+        logit_state=recipe.method.tx.init(row),
+        key=key,
+    )

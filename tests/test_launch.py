@@ -1,0 +1,137 @@
+"""launch.py, as a newcomer meets it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import pytest
+from tiny_config import digests
+
+import launch
+
+ROOT = Path(launch.__file__).parent
+CONFIG = f"--config={ROOT}/configs/digits_longtail.py:tiny"
+SMALL = [CONFIG, "--config.train.epochs=3", "--config.model.hidden=(16,)", "--config.train.batch_size=64"]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """Runs go where the test is, and the precision of the process stays."""
+    monkeypatch.chdir(tmp_path)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+def call(*arguments):
+    return launch.main(["launch.py", *arguments])
+
+
+def test_a_run_ends_with_table_files_and_directory(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    assert call(*SMALL) == 0
+    (home,) = (tmp_path / "runs").iterdir()
+    assert home.name.startswith("digits_longtail-tiny-")
+    printed = capsys.readouterr().out
+    for text in ("weight decay 0.0005 on kernels -> momentum 0.9 -> learning rate 0.1, cosine", "Test accuracy"):
+        assert text in printed
+    for name in ("table.csv", "classes.png", "summary.json"):
+        assert (home / name).stat().st_size > 0
+        assert f"runs/{home.name}/{name}" in printed
+    for name in ("ce", "lpg"):
+        assert (home / name / "metrics.jsonl").exists()
+        assert (home / name / "checkpoints" / "18").is_dir()
+    command = json.loads((home / "summary.json").read_text())["command"]
+    assert command.startswith("launch.py --config=")
+    assert command.endswith("'--config.model.hidden=(16,)' --config.train.batch_size=64")
+
+    stamp = (home / "summary.json").stat().st_mtime_ns
+    assert call(*SMALL) == 0
+    printed = capsys.readouterr().out
+    assert "this run is finished, nothing is trained" in printed
+    assert "Test accuracy" in printed
+    assert (home / "summary.json").stat().st_mtime_ns == stamp
+
+    assert call(*SMALL, "--config.seed=1", f"--workdir={home}") == 2
+    assert "holds a run with another config (seed: 0 -> 1)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([CONFIG, "--config.lpg.epsilom=1"], "config.lpg.epsilom: no such field; did you mean lpg.epsilon?"),
+        ([CONFIG, "--config.epsilon=1"], "config.epsilon: no such field; did you mean lpg.epsilon?"),
+        ([CONFIG, "--config.lgp.slope", "1"], "config.lgp.slope: no such field; did you mean lpg.slope?"),
+        ([CONFIG, "--config.zzz=1"], "config.zzz: no such field"),
+        ([CONFIG, "--config.seed=one"], "config.seed=one: invalid literal for int()"),
+        ([CONFIG, "--config.lpg.epsilon=big"], "config.lpg.epsilon=big: could not convert string to float"),
+        ([CONFIG, "--config.lpg=3"], "config.lpg=3: Failed to parse '3' as a ConfigDict"),
+        ([CONFIG, "--config.lpg.epsilon=-0.1"], "lpg.epsilon=-0.1: must be >= 0"),
+        ([CONFIG, "--config.model.name=resnet33"], "model.name='resnet33': no such model; closest: resnet"),
+        ([CONFIG, "--config.parallel=pmap"], "parallel='pmap': must be 'jit'"),
+        ([CONFIG, "--wrkdir=x"], "Unknown command line flag 'wrkdir'. Did you mean: workdir ?"),
+        ([CONFIG, "--workdir=/dev/null/x"], "workdir='/dev/null/x': cannot be written"),
+        ([CONFIG, "train"], "'train': not a flag"),
+        ([CONFIG[:-5] + ":huge"], "digits_longtail.py:huge: variant='huge': must be one of '', 'tiny', 'varied'"),
+        (["--config=nowhere.py"], "--config=nowhere.py: no such file"),
+        (["--workdir=x"], "--config: missing; try --config=configs/digits_longtail.py"),
+    ],
+)
+def test_a_wrong_command_gets_one_line_and_code_2(arguments, message, capsys, tmp_path):
+    assert call(*arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ")
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_float64_is_switched_on(tmp_path):
+    assert call(*SMALL, "--workdir=double", "--config.train.dtype=float64", "--config.method=lpg") == 0
+    from lpg_jax import training
+
+    _, params, _ = training.load(tmp_path / "double", "lpg")
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(params)} == {"float64"}
+
+
+def test_help(capsys):
+    assert call("--help") == 0
+    assert "--config=FILE[:variant]" in capsys.readouterr().out
+
+
+def test_interrupt_and_divergence_have_codes_of_their_own(monkeypatch, capsys):
+    for error, code in ((KeyboardInterrupt(), 130), (FloatingPointError("the loss became NaN"), 1)):
+
+        def fail(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(launch.training, "run", fail)
+        assert call(*SMALL) == code
+    assert capsys.readouterr().err.splitlines() == [
+        "interrupted; the same command resumes from the last checkpoint",
+        "error: the loss became NaN",
+    ]
+
+
+def test_killed_for_real_and_resumed_to_the_bit(tmp_path):
+    arguments = [*SMALL, "--config.train.epochs=40", "--config.method=lpg", "--config.checkpoint.every_steps=6"]
+    arguments.append("--config.evaluate.every_epochs=40")
+    command = [sys.executable, str(ROOT / "launch.py"), *arguments]
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    checkpoints = tmp_path / "killed" / "lpg" / "checkpoints"
+    process = subprocess.Popen([*command, "--workdir=killed"], env=environment, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not (checkpoints / "12").is_dir():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it was still training"
+    rest = "--config.checkpoint.every_steps=0"  # may change, and saves time
+    assert call(*arguments, rest, "--workdir=killed") == 0
+    assert call(*arguments, rest, "--workdir=alone") == 0
+    assert digests(tmp_path / "killed", "lpg") == digests(tmp_path / "alone", "lpg")
+    restored = json.loads((tmp_path / "killed" / "summary.json").read_text())["methods"]["lpg"]["restored_steps"]
+    assert len(restored) == 1
+    assert restored[0] >= 6
