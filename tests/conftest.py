@@ -3,12 +3,13 @@
 import os
 import tempfile
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"  # the suite is mostly compilation
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 os.environ["NPROC"] = "64"  # with fewer threads than devices a collective on CPU can wait for ever
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import jax
-import pytest
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 CACHE = tempfile.TemporaryDirectory(prefix="lpg_jax_tests_")
 jax.config.update("jax_compilation_cache_dir", CACHE.name)

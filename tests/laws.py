@@ -391,8 +391,8 @@ def composes(make):
     scanned_state = tx.init(jnp.zeros(CLASSES))
     rows = []
     for d in draws:
-        edited, state = tx.update(gradient_rows(d), state, None, **keywords(d))
-        edited_named, named_state = named.update(gradient_rows(d), named_state, None, **keywords(d))
+        edited, state = update(tx, d, state)
+        edited_named, named_state = update(named, d, named_state)
         np.testing.assert_allclose(edited, edited_named, atol=1e-6)
         rows.append(edited)
     for field in ("class_margin", "class_epsilon", "class_accuracy", "class_grad_variance"):

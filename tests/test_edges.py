@@ -127,7 +127,7 @@ def test_two_classes(direction):
     np.testing.assert_allclose(laws.norms(edited) - laws.norms(rows), [-0.3, 0.3], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", laws.TABLE)
+@pytest.mark.parametrize("name", ["sample", "class_mean_running", "class_scale_many_classes", "refreshed", "pgd_head"])
 def test_every_example_masked(name):
     """Rows 0, statistics to the bit; only the step counts. The gradient is 0 even if the loss is 0 / 0."""
     tx, d = laws.TABLE[name](0.3), laws.draw()

@@ -202,7 +202,7 @@ PLANTED = {
         lambda: test_statistics.test_micro_batches_equal_one_batch()),
     "dampening steps past the minimiser": (
         pgd, "_descent_length", lambda d, g, metric, literal, ascent: literal,
-        lambda: test_pgd.test_equals_the_reference("head", {}, "batch", False)),
+        lambda: test_pgd.test_equals_the_reference("head", "default", "batch", False)),
     "head metric without the features": (
         pgd, "head_form", lambda batch, means, form=pgd.head_form: (1 + 0 * form(batch, means)[0],
                                                                     form(batch, means)[1]),

@@ -127,8 +127,8 @@ def class_level(
             return updates, absorb(state.state, state.sums)
         current: LpgState = state.state if isinstance(state, Uncommitted) else state
         batch, mask = gather_batch(updates, current, **arguments)
-        margin, epsilon = read(current.stats, current.step)  # the statistics as they stood before this batch
-        sign = jnp.sign(margin)
+        sign = jnp.sign(current.class_margin)  # from the statistics as they stood before this batch
+        epsilon = bound(current.class_margin)  # anew, so that a schedule's eps acts at its own step
         moves = jnp.matmul(batch.membership, jnp.abs(sign).astype(batch.rows.dtype))[:, None] > 0
         delta = displace(batch, sign, epsilon, current.stats, params)
         flat = updates.reshape(-1, updates.shape[-1])
