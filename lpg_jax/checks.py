@@ -44,9 +44,9 @@ def check_integer(name: str, value: Any, low: int) -> None:
         raise ValueError(f"{name}={value}: must be >= {low}")
 
 
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """Raises ValueError unless value is one of the choices."""
-    if value not in choices:
+    if not isinstance(value, type(choices[0])) or value not in choices:
         raise ValueError(f"{name}={value!r}: must be one of {', '.join(map(repr, choices))}")
 
 

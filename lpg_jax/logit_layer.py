@@ -33,9 +33,10 @@ def perturbed(loss_fn: Callable[..., jax.Array], tx: optax.GradientTransformatio
 
     Returns:
       A function (logits, labels, state, *, mask=None, loss_args=None, axis_name=None, params=None, commit=True,
-      **extra) -> (losses [...], new_state), differentiable in logits and loss_args, in reverse mode only:
+      **extra) -> (losses [...], new_state), differentiable in logits and loss_args, once and in reverse mode only (no
+      jvp; a second derivative takes the edited rows for constants):
         logits: [..., C], the model's raw logits, which tx sees too.
-        labels: int [...], or float membership [..., C] whose rows sum to 1.
+        labels: int [...], or float membership [..., C] whose rows sum to 1; constants, also for the gradient.
         state: from `tx.init(jnp.zeros(num_classes))`.
         mask: [...], 0 = not there: loss 0 and gradient 0, whatever the row holds. Divide by mask.sum(), not B.
         loss_args: keyword arguments of loss_fn; their float leaves get their plain gradient.
@@ -52,6 +53,7 @@ def perturbed(loss_fn: Callable[..., jax.Array], tx: optax.GradientTransformatio
 
     | edge case | result |
     |---|---|
+    | a tx that leaves every row alone | plain gradient: to the bit under sum, or mean over B = 2^k; else to rounding |
     | label outside [0, C) | what loss_fn makes of it (`lpg_jax.losses`: loss 0, zero row); out of the statistics |
     | every example masked | losses and gradient 0, also if the sum is divided by mask.sum() = 0 |
     | a row with NaN or inf | passes unchanged, out of the statistics |
@@ -65,13 +67,10 @@ def perturbed(loss_fn: Callable[..., jax.Array], tx: optax.GradientTransformatio
       ...     return losses.mean(), state
       >>> gradient, state = jax.grad(loss, has_aux=True)(jnp.zeros((3, 2)), jnp.array([0, 0, 1]), tx.init(jnp.zeros(2)))
     """
-    tx = optax.with_extra_args_support(tx)
+    tx = _transformation(tx)
 
     def apply(logits, labels, state, *, mask=None, loss_args=None, axis_name=None, params=None, commit=True, **extra):
-        check_labels(labels, logits.shape, mask)
-        if mask is not None:
-            check_shape("mask", mask, logits.shape[:-1], "the batch")
-        there = None if mask is None else mask.astype(bool)
+        labels, there = _check_batch(labels, logits, mask)
         raw = lax.stop_gradient(logits)
         loss_args = loss_args or {}
         losses, rows = _losses_and_rows(loss_fn, raw, labels, there, loss_args)
@@ -81,17 +80,38 @@ def perturbed(loss_fn: Callable[..., jax.Array], tx: optax.GradientTransformatio
             rows, _frozen(marked), _frozen(params), labels=_frozen(labels), logits=raw, mask=there,
             axis_name=axis_name, **_frozen(extra),
         )  # fmt: skip
-        if there is not None:
-            losses, edited = jnp.where(there, losses, 0), jnp.where(there[..., None], edited, 0)
+        edited = _keep(edited, there)
+        losses = losses if there is None else jnp.where(there, losses, 0)
         return _attach(losses, logits, _frozen(edited), logits.dtype), new_state if commit else collect_sums(new_state)
 
     return apply
 
 
+def _transformation(tx: Any) -> optax.GradientTransformationExtraArgs:
+    if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
+        raise TypeError(f"tx={tx!r}: must be an optax transformation, such as lpg_jax.lpg(...) or optax.identity()")
+    return optax.with_extra_args_support(tx)
+
+
+def _check_batch(labels: Any, logits: jax.Array, mask: Any) -> tuple[jax.Array, jax.Array | None]:
+    """Labels, with 0 for the membership of masked examples, and the mask as bool; ValueError if they do not fit."""
+    labels, mask = jnp.asarray(labels), None if mask is None else jnp.asarray(mask)
+    check_labels(labels, logits.shape, mask)
+    if mask is None:
+        return labels, None
+    check_shape("mask", mask, logits.shape[:-1], "the batch")
+    mask = mask.astype(bool)
+    return (_keep(labels, mask) if labels.ndim == logits.ndim else labels), mask
+
+
+def _keep(rows: jax.Array, there: jax.Array | None) -> jax.Array:
+    """Rows [..., C], and 0 where the mask says that there is none."""
+    return rows if there is None else jnp.where(there[..., None], rows, 0)
+
+
 def _losses_and_rows(loss_fn, logits, labels, there, loss_args):
     """Losses [...] and un-reduced rows [..., C], at least float32; what a masked row holds is not read."""
-    wide = logits.astype(at_least_float32(logits.dtype))
-    wide = wide if there is None else jnp.where(there[..., None], wide, 0)
+    wide = _keep(logits.astype(at_least_float32(logits.dtype)), there)
     frozen_args, frozen_labels = _frozen(loss_args), _frozen(labels)
     losses, pull = jax.vjp(lambda z: loss_fn(z, frozen_labels, **frozen_args), wide)
     if losses.shape != logits.shape[:-1]:
@@ -99,7 +119,7 @@ def _losses_and_rows(loss_fn, logits, labels, there, loss_args):
             f"loss_fn returned shape {losses.shape}: must be {logits.shape[:-1]}, one loss per example; reduce after "
             "perturbed, or use lpg_jax.tap"
         )
-    (rows,) = pull(jnp.ones_like(losses))
+    rows = _keep(pull(jnp.ones_like(losses))[0], there)  # nothing of a masked row reaches tx, whose norms it may enter
     if loss_args:  # their gradient is the plain one
         losses = loss_fn(wide, frozen_labels, **loss_args)
     return losses, rows
@@ -156,6 +176,7 @@ def tap(tx: optax.GradientTransformation, reduction: Any = "mean") -> Callable[.
     | a row that tx leaves alone | its cotangent passes bit-identical |
     | every example masked | cotangent 0 |
     | logits not used by the loss | rows of zeros enter the statistics |
+    | `shard_map` | call grad inside it: outside, jax adds the sink's cotangents over the shards once more |
 
     Example:
       >>> tx = lpg_jax.lpg(lpg_jax.by_frequency([50, 5]), lpg_jax.fixed(0.3))
@@ -165,14 +186,14 @@ def tap(tx: optax.GradientTransformation, reduction: Any = "mean") -> Callable[.
       >>> gradient, sums = jax.grad(loss, argnums=(0, 1))(jnp.zeros((3, 2)), zero_sums(state))
       >>> state = commit(tx, state, sums)
     """
-    tx = optax.with_extra_args_support(tx)
+    tx = _transformation(tx)
     if isinstance(reduction, str):
         check_choice("reduction", reduction, ("mean", "sum"))
     else:
         check_number("reduction", reduction, above=0)
 
     def apply(logits, labels, state, sink, *, mask=None, axis_name=None, params=None, **extra):
-        check_labels(labels, logits.shape, mask)
+        labels, mask = _check_batch(labels, logits, mask)
         if jax.tree.structure(sink) != jax.tree.structure(zero_sums(state)):
             raise ValueError("sink does not fit the state: must be lpg_jax.zero_sums(state)")
         static = {name: value for name, value in extra.items() if callable(value)}
@@ -183,14 +204,14 @@ def tap(tx: optax.GradientTransformation, reduction: Any = "mean") -> Callable[.
             logits, (labels, state, mask, params, arrays, number) = residuals
             wide = cotangent.astype(at_least_float32(cotangent.dtype))
             number = number.astype(wide.dtype)
-            rows = wide * number
+            rows = _keep(wide * number, mask)
             marked = _replace(state, Uncommitted)
             edited: Any
             edited, sums = tx.update(
                 rows, marked, params, labels=labels, logits=logits, mask=mask, axis_name=axis_name,
                 **arrays, **static,
             )  # fmt: skip
-            edited = jnp.where(edited == rows, wide, safe_divide(edited, number))
+            edited = _keep(jnp.where(edited == rows, wide, safe_divide(edited, number)), mask)
             return edited.astype(cotangent.dtype), collect_sums(sums), None
 
         identity = jax.custom_vjp(lambda logits, sink, operands: logits)
@@ -246,15 +267,13 @@ def commit(tx: optax.GradientTransformation, state: Any, sums: tuple[ClassSums, 
     Example:
       >>> state = commit(tx, state, zero_sums(state))  # a step without examples
     """
-    tx = optax.with_extra_args_support(tx)
+    tx = _transformation(tx)
     number = len(zero_sums(state))
     if len(sums) != number:
         raise ValueError(f"sums has {len(sums)} entries: must be {number}, one per stateful transformation")
-    if not sums:
-        return state
     left = iter(sums)
     marked = _replace(state, lambda ours: Commit(ours, next(left)))
-    no_row = jnp.zeros((1, sums[0].count.shape[-1]), sums[0].count.dtype)
+    no_row = jnp.zeros((1, sums[0].count.shape[-1]), sums[0].count.dtype) if sums else jnp.zeros((1, 1))
     labels = jnp.zeros(1, jnp.int32)
     return tx.update(no_row, marked, None, labels=labels, logits=no_row, mask=jnp.zeros(1, bool))[1]
 

@@ -7,6 +7,7 @@ A split returns margin_c = tau - s_c, where s_c is its statistic and tau its thr
 |---|---|
 | the class's statistic does not exist yet (never seen) | 0, and the class does not count in a mean or median tau |
 | tie: abs(s_c - tau) <= 1e-5 max(abs(tau), abs(s_c)) | exactly 0: equal statistics everywhere change nothing [ours] |
+| `by_gradient_variance`: abs(Var_c - tau) <= 1e-6 of the largest E norm(h)^2, the rounding error of Var | likewise |
 | `by_frequency`, all counts equal | 0 for every class, whatever scale and threshold [ours] |
 | one class only | 0 with threshold "mean" or "median" |
 """
@@ -19,12 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from lpg_jax.checks import check_choice, check_number
+from lpg_jax.checks import check_choice, check_number, is_concrete
 from lpg_jax.statistics import ClassStats, safe_divide
 
 Split: TypeAlias = Callable[[ClassStats], jax.Array]
 
 TIE = 1e-5
+ROUNDING = 1e-6  # relative error of a float32 sum, with some to spare
 
 
 def by_accuracy(threshold: str | ArrayLike = "mean") -> Split:
@@ -72,7 +74,10 @@ def by_gradient_variance(threshold: str | ArrayLike = "mean") -> Split:
     _check_threshold(threshold)
 
     def split(stats: ClassStats) -> jax.Array:
-        return _margin(stats.class_grad_variance, stats.class_variance_seen, threshold)
+        # Var is a small difference of E||h||^2 and ||m||^2: its rounding error is a share of these, not of itself
+        square = stats.class_grad_variance + jnp.square(stats.class_grad_norm)
+        rounding = ROUNDING * jnp.max(jnp.where(stats.class_variance_seen, square, 0))
+        return _margin(stats.class_grad_variance, stats.class_variance_seen, threshold, rounding)
 
     return split
 
@@ -100,7 +105,12 @@ def by_frequency(
     """
     check_choice("scale", scale, ("log", "max", "share"))
     _check_threshold(threshold, high=1)
-    counts = np.asarray(class_counts, dtype=np.float64)
+    if not is_concrete(class_counts):
+        raise ValueError(f"class_counts={class_counts}: must be concrete; build the split outside jit")
+    try:
+        counts = np.asarray(class_counts, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"class_counts={class_counts!r}: must be (C,) numbers, one count per class") from None
     if counts.ndim != 1 or counts.size == 0:
         raise ValueError(f"class_counts.shape={counts.shape}: must be (C,), one count per class")
     for label, count in enumerate(counts):
@@ -111,7 +121,7 @@ def by_frequency(
     def split(stats: ClassStats) -> jax.Array:
         accuracy = stats.class_accuracy
         if accuracy.shape != counts.shape:
-            raise ValueError(f"class_counts has {counts.size} entries: must be {accuracy.size}, one per class")
+            raise ValueError(f"class_counts.shape={counts.shape}: must be {accuracy.shape}, one count per class")
         if statistic is None:
             return jnp.zeros_like(accuracy)
         return _margin(jnp.asarray(statistic, accuracy.dtype), jnp.ones(counts.shape, bool), threshold)
@@ -135,15 +145,19 @@ def _check_threshold(threshold: str | ArrayLike, high: float = np.inf) -> None:
             raise ValueError(f"threshold={threshold!r}: must be 'mean', 'median' or a number")
     else:
         check_number("threshold", threshold, low=0, high=high)
+        if np.ndim(threshold):
+            raise ValueError(f"threshold.shape={np.shape(threshold)}: must be a single number")
 
 
-def _margin(statistic: jax.Array, exists: jax.Array, threshold: str | ArrayLike) -> jax.Array:
-    """tau - s_c [C], with ties and classes without a statistic at exactly 0."""
+def _margin(
+    statistic: jax.Array, exists: jax.Array, threshold: str | ArrayLike, rounding: ArrayLike = 0.0
+) -> jax.Array:
+    """tau - s_c [C], with ties and classes without a statistic at exactly 0; rounding: absolute error of s_c."""
     if isinstance(threshold, str):
         tau = _masked_mean(statistic, exists) if threshold == "mean" else _masked_median(statistic, exists)
     else:
         tau = jnp.asarray(threshold, statistic.dtype)
-    tie = jnp.abs(statistic - tau) <= TIE * jnp.maximum(jnp.abs(tau), jnp.abs(statistic))
+    tie = jnp.abs(statistic - tau) <= TIE * jnp.maximum(jnp.abs(tau), jnp.abs(statistic)) + rounding
     return jnp.where(exists & ~tie, tau - statistic, 0)
 
 

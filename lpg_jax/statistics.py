@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+SCATTER_LIMIT = 2**16  # rows: a sum one by one in float32 loses bits with every row
 HIGHEST = lax.Precision.HIGHEST  # accelerators round float32 products to bfloat16 or TF32 by default
 
 
@@ -140,13 +141,13 @@ def batch_sums(
 
 
 def _sum_by_class(columns: jax.Array, membership: jax.Array, labels: jax.Array | None) -> jax.Array:
-    """membership^T columns [C, ...]. On CPU a scatter is faster for integer labels; elsewhere its atomics would make
-    the last bit a matter of chance."""
+    """membership^T columns [C, ...]. On CPU a scatter is faster for integer labels, and precise enough for a batch;
+    elsewhere its atomics would make the last bit a matter of chance."""
 
     def by_product(columns: jax.Array, membership: jax.Array) -> jax.Array:
         return jnp.matmul(membership.T, columns, precision=HIGHEST)
 
-    if labels is None:
+    if labels is None or len(labels) > SCATTER_LIMIT:
         return by_product(columns, membership)
 
     def by_scatter(columns: jax.Array, membership: jax.Array) -> jax.Array:

@@ -171,6 +171,15 @@ def test_max_scale_caps_the_factor():
     np.testing.assert_allclose(edited, 4 * rows, rtol=1e-6)
 
 
+def test_max_scale_caps_the_literal_factor_from_below():
+    """Without the clamp 1 - eps / ||m_c|| has no lower bound."""
+    rows = jnp.array([[1.0, -1.0], [-1.0, 1.0 + 1e-3]])
+    split = lpg_jax.by_frequency([9, 1])
+    tx = lpg_jax.lpg(split, lpg_jax.fixed(0.5), direction="class_scale", max_scale=4.0, clamp=False)
+    edited, _ = tx.update(rows, tx.init(jnp.zeros(2)), None, labels=jnp.array([0, 0]), logits=rows)
+    np.testing.assert_allclose(edited, -4 * rows, rtol=1e-6)
+
+
 def test_labels_for_the_classes_of_smoothed_targets():
     """class_labels= stands in for targets that are no membership."""
     d = laws.draw(34)

@@ -85,11 +85,24 @@ def by_mesh(tx, draws, dtype):
     mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:DEVICES])
     split, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
     params, state = jax.device_put(start(tx, dtype), whole)
-    step = jax.jit(functools.partial(train_step, tx), out_shardings=whole)
+    step = jax.jit(functools.partial(train_step, tx))
     for number, d in enumerate(draws):
         d = laws.Draw(*jax.device_put(tuple(d[:3]), split), jax.device_put(d.head_kernel, whole))
         params, state = jax.block_until_ready(step(params, state, d, jax.device_put(masks(number), split)))
         assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
+    return params, state
+
+
+def by_shard_map(tx, draws, dtype):
+    """Parameters and state replicated, the batch sharded; check_vma=True sums the parameters' gradients by itself."""
+    mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:DEVICES])
+    split, whole = PartitionSpec("data"), PartitionSpec()
+    params, state = start(tx, dtype)
+    one = functools.partial(train_step, tx, axis_name="data")
+    specs = (whole, whole, laws.Draw(split, split, split, whole), split)
+    step = jax.jit(jax.shard_map(one, mesh=mesh, in_specs=specs, out_specs=(whole, whole), check_vma=False))
+    for number, d in enumerate(draws):
+        params, state = jax.block_until_ready(step(params, state, d, masks(number)))
     return params, state
 
 
@@ -106,10 +119,30 @@ def test_float64_after_twenty_steps(name, route):
         assert np.any(np.asarray(on_one(laws.TABLE[name](0.0), draws, jnp.float64)[0]["head"] != alone[0]["head"]))
 
 
-@pytest.mark.parametrize("route", [by_pmap, by_mesh])
+@pytest.mark.parametrize("route", [by_pmap, by_mesh, by_shard_map])
 def test_float32_after_one_step(route):
     tx, draws = laws.TABLE["class_mean"](0.3), stream(1, np.float32)
     chex.assert_trees_all_close(route(tx, draws, jnp.float32), on_one(tx, draws, jnp.float32), atol=1e-5)
+
+
+def test_tap_over_devices():
+    """The sums of all shards, once, and the rows of the whole batch."""
+    tx, d = laws.TABLE["class_mean"](0.3), stream(1, np.float32)[0]
+    state = laws.warm(tx)
+    tapped, sink = lpg_jax.tap(tx, "sum"), lpg_jax.zero_sums(state)
+
+    def gradient(logits, labels, axis_name=None):
+        def loss(logits, sink):
+            logits = tapped(logits, labels, state, sink, axis_name=axis_name)
+            return lpg_jax.losses.cross_entropy(logits, labels).sum()
+
+        return jax.grad(loss, argnums=(0, 1))(logits, sink)
+
+    by_one, sums = gradient(d.logits, d.labels)
+    spread = jax.pmap(functools.partial(gradient, axis_name="data"), "data", devices=jax.devices()[:DEVICES])
+    by_all, all_sums = jax.block_until_ready(spread(shard(d.logits), shard(d.labels)))
+    np.testing.assert_allclose(by_all, shard(by_one), atol=1e-6)
+    chex.assert_trees_all_close(jax.tree.map(lambda leaf: leaf[1], all_sums), sums, atol=1e-5)
 
 
 def test_axis_name_is_needed():

@@ -160,6 +160,9 @@ def test_ties():
     near = jnp.array([0.5, 0.5 * (1 + 9e-6), 0.5 * (1 - 9e-6), 0.5 * (1 + 2e-5), 0.5 * (1 - 2e-5)])
     margin = lpg_jax.by_accuracy(0.5)(stats._replace(class_accuracy=near))
     np.testing.assert_array_equal(np.sign(margin), [0, 0, 0, -1, 1])
+    tiny = jnp.array([1e-6, 2e-6, 1e-6, 1e-6, 3e-6])  # relative: these differ
+    margin = lpg_jax.by_accuracy(1e-6)(stats._replace(class_accuracy=tiny))
+    np.testing.assert_array_equal(np.sign(margin), [0, -1, 0, 0, -1])
 
 
 @pytest.mark.parametrize("label", [-1, laws.CLASSES, 1000, -(2**31), 2**31 - 1])
@@ -178,7 +181,7 @@ def test_label_outside_the_classes(label):
     laws.equal(pull(jnp.ones(laws.BATCH))[0][0], np.zeros(laws.CLASSES))
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e25])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e25, 1.5e19])
 def test_row_that_is_not_finite(value):
     tx, state = make("class_scale")
     d = laws.draw()
@@ -247,6 +250,11 @@ def test_class_table_shows_who_is_amplified():
         table = lpg_jax.class_table(wrapped.init(jnp.zeros(laws.CLASSES)))
         np.testing.assert_allclose(table["perturbation"], [-0.3, -0.3, -0.3, 0.3, 0.3], rtol=1e-6)
         assert set(table) == {"perturbation", "margin", "epsilon", "accuracy", "grad_norm", "grad_variance", "seen"}
+    state = laws.warm(tx)
+    table, stats = lpg_jax.class_table(state), state.stats
+    for name in ("accuracy", "grad_norm", "grad_variance", "seen"):
+        laws.equal(table[name], getattr(stats, f"class_{name}"))
+    assert len({table[name].tobytes() for name in table}) == len(table)
     with pytest.raises(ValueError, match="state holds 2 LPG transformations: must be 1"):
         lpg_jax.class_table(optax.chain(tx, tx).init(jnp.zeros(laws.CLASSES)))
 
@@ -276,7 +284,13 @@ NAN, INF = float("nan"), float("inf")
         (lambda: lpg_jax.by_frequency([5, NAN]), r"class_counts\[1\]=nan: must be > 0"),
         (lambda: lpg_jax.by_frequency([]), r"class_counts\.shape=\(0,\): must be \(C,\)"),
         (lambda: lpg_jax.by_frequency([5, 2], scale="sqrt"), "scale='sqrt': must be one of 'log', 'max', 'share'"),
-        (lambda: lpg_jax.by_frequency([5, 2]).__call__(laws_stats(3)), "class_counts has 2 entries: must be 3"),
+        (lambda: lpg_jax.by_frequency([5, 2])(laws_stats(3)), r"class_counts\.shape=\(2,\): must be \(3,\), one count"),
+        (lambda: lpg_jax.by_frequency("abc"), r"class_counts='abc': must be \(C,\) numbers"),
+        (lambda: jax.jit(lpg_jax.by_frequency)(jnp.ones(3)), "must be concrete; build the split outside jit"),
+        (lambda: lpg_jax.by_accuracy([0.1, 0.2]), r"threshold\.shape=\(2,\): must be a single number"),
+        (lambda: lpg_jax.lpg(SPLIT, BOUND, clamp="no"), "clamp='no': must be one of True, False"),
+        (lambda: lpg_jax.lpg_pgd(SPLIT, BOUND, zero_sum="yes"), "zero_sum='yes': must be one of True, False"),
+        (lambda: lpg_jax.lpg_pgd(SPLIT, BOUND, step_size=jnp.ones(3)), r"step_size\.shape=\(3,\): must be a single"),
         (lambda: lpg_jax.lpg(SPLIT, BOUND, direction="mean"), "direction='mean': must be one of 'sample'"),
         (lambda: lpg_jax.lpg(SPLIT, BOUND, source="all"), "source='all': must be one of 'batch', 'running'"),
         (lambda: lpg_jax.lpg(SPLIT, BOUND, decay=1.0), r"decay=1\.0: must be >= 0 and < 1"),
@@ -313,10 +327,15 @@ def test_split_and_bound_must_be_functions():
 
 
 def test_init_errors():
-    with pytest.raises(ValueError, match="class_counts has 3 entries: must be 4, one per class"):
+    with pytest.raises(ValueError, match=r"class_counts\.shape=\(3,\): must be \(4,\), one count per class"):
         lpg_jax.lpg(lpg_jax.by_frequency([3, 2, 1]), BOUND).init(jnp.zeros(4))
     with pytest.raises(ValueError, match=r"epsilon.shape=\(3,\): must be \(\) or \(4,\), one number per class"):
         lpg_jax.lpg(SPLIT, lpg_jax.fixed([0.1, 0.2, 0.3])).init(jnp.zeros(4))
+    for wrong in (lambda stats: stats.class_accuracy[:2], lambda stats: jnp.float32(1)):
+        with pytest.raises(ValueError, match=r"split returned shape \(.*\): must be \(4,\), one per class"):
+            lpg_jax.lpg(wrong, BOUND).init(jnp.zeros(4))
+    with pytest.raises(ValueError, match="must be a template of one row"):
+        lpg_jax.lpg(SPLIT, BOUND).init(jnp.zeros(0))
     with pytest.raises(ValueError, match=r"must be a template of one row, such as jnp\.zeros"):
         lpg_jax.lpg(SPLIT, BOUND).init(10)
     with pytest.raises(ValueError, match=r"source='running' with 5 classes: .* dense_limit=4"):
@@ -348,6 +367,51 @@ def test_update_errors(change, text):
         tx.update(laws.gradient_rows(d), tx.init(jnp.zeros(5)), None, **{**laws.keywords(d), **change})
     with pytest.raises(ValueError, match=r"rows\.shape=\(14, 5\): the last axis must be 3, as in init"):
         tx.update(laws.gradient_rows(d), lpg_jax.lpg(SPLIT, BOUND).init(jnp.zeros(3)), None, **laws.keywords(d))
+
+
+def test_lists_are_taken_for_arrays():
+    tx, state = make(counts=[90, 10])
+    logits, labels, mask = jnp.array([[0.2, 0.1], [1.0, 0.3]]), [0, 1], [True, False]
+    loss_fn = lpg_jax.perturbed(lpg_jax.losses.cross_entropy, tx)
+    losses, new = loss_fn(logits, labels, state, mask=mask)
+    expected, expected_new = loss_fn(logits, jnp.array(labels), state, mask=jnp.array(mask))
+    laws.equal((losses, new), (expected, expected_new))
+
+
+def test_no_examples_at_all():
+    for direction in DIRECTIONS:
+        tx, state = make(direction)
+        empty = jnp.zeros((0, laws.CLASSES))
+        edited, new = tx.update(empty, state, None, labels=jnp.zeros(0, int), logits=empty)
+        assert edited.shape == empty.shape
+        laws.equal(new._replace(step=state.step), state)
+
+
+def test_a_class_mean_that_is_not_finite_leaves_the_others_alone():
+    """NaN features beside a finite row: that class is left alone, the others are perturbed as ever."""
+    tx, d = laws.TABLE["pgd_head"](0.3), laws.draw()
+    state = laws.warm(tx)
+    expected, _ = laws.update(tx, d, state)
+    edited, _ = laws.update(tx, d._replace(features=d.features.at[0].set(jnp.nan)), state)
+    same = np.asarray(d.labels) == int(d.labels[0])
+    laws.equal(edited[same], laws.gradient_rows(d)[same])
+    np.testing.assert_allclose(edited[~same], expected[~same], atol=1e-6)
+
+
+def test_negative_zero_survives_epsilon_zero():
+    """Bit-identical means the sign of a zero, too."""
+    for direction in DIRECTIONS:
+        tx, state = make(direction, epsilon=0.0)
+        rows = jnp.array([[-0.0, 0.0, 1.0, -1.0, -0.0]])
+        edited, _ = tx.update(rows, state, None, labels=jnp.array([4]), logits=rows)
+        np.testing.assert_array_equal(np.signbit(edited), np.signbit(rows))
+
+
+def test_dampening_ends_at_zero_to_the_bit():
+    tx, state = make(epsilon=50.0)
+    d = laws.draw()
+    edited, _ = laws.update(tx, d, state)
+    laws.equal(edited[np.asarray(d.labels) == 0], np.zeros((int(np.sum(d.labels == 0)), laws.CLASSES)))
 
 
 def test_network_metric_errors():

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 import test_closed_form
+import test_edges
 import test_pgd
 import test_statistics
 
@@ -184,7 +185,9 @@ PLANTED = {
         lpg_jax, "lpg", lambda *a, lpg=lpg_jax.lpg, **k: broken(lambda e: lpg(*a, **k), shifted_by_one_batch)(0),
         lambda: test_closed_form.test_equals_the_reference("sample", "accuracy", "default", False)),
     "no tolerance for ties": (
-        splits, "TIE", 0.0, lambda: test_statistics.test_equal_statistics_change_nothing(lpg_jax.by_gradient_variance)),
+        splits, "TIE", 0.0, lambda: test_edges.test_ties()),
+    "rounding of the variance taken for a margin": (
+        splits, "ROUNDING", 0.0, lambda: test_statistics.test_rounding_of_a_small_variance_is_no_margin()),
     "window never reset": (  # jnp.where(closes, 0, total) gives total
         class_level, "jnp", type("jnp", (), {"__getattr__": lambda _, name: getattr(jnp, name),
                                              "where": staticmethod(lambda c, a, b: b if isinstance(a, int) and a == 0

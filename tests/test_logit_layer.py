@@ -92,6 +92,86 @@ def test_other_arguments_get_no_gradient():
     np.testing.assert_allclose(gradient, d.features.T @ edited, atol=1e-5)
 
 
+@pytest.mark.parametrize("driver", ["perturbed", "tap"])
+def test_masked_rows_reach_no_transformation(driver):
+    """Also one that looks at the whole batch, such as a clip by its norm, and whatever labels and logits hold."""
+    d, mask = laws.draw(15, batch=8), jnp.arange(8) < 5
+    soft = jnp.where(mask[:, None], jax.nn.one_hot(d.labels, laws.CLASSES), jnp.nan)
+    wild = jnp.where(mask[:, None], d.logits, jnp.nan)
+    tx = optax.clip_by_global_norm(1.0)
+    state = tx.init(d.logits)
+
+    def loss(logits, labels, mask):
+        if driver == "perturbed":
+            return lpg_jax.perturbed(cross_entropy, tx)(logits, labels, state, mask=mask)[0].sum()
+        tapped = lpg_jax.tap(tx, "sum")(logits, labels, state, (), mask=mask)
+        safe = jnp.where(mask[:, None], tapped, 0)
+        return jnp.where(mask, cross_entropy(safe, jnp.nan_to_num(labels)), 0).sum()
+
+    expected = jax.grad(loss)(d.logits[:5], jax.nn.one_hot(d.labels[:5], laws.CLASSES), mask[:5])
+    gradient = jax.grad(loss)(wild, soft, mask)
+    np.testing.assert_allclose(gradient[:5], expected, atol=1e-6)
+    laws.equal(gradient[5:], np.zeros((3, laws.CLASSES)))
+
+
+def test_masked_memberships_do_not_reach_loss_arguments():
+    tx, state = make()
+    d, mask = laws.draw(16), jnp.arange(laws.BATCH) < 9
+    soft = jnp.where(mask[:, None], jax.nn.one_hot(d.labels, laws.CLASSES), jnp.nan)
+    loss_fn = lpg_jax.perturbed(lambda z, y, shift: cross_entropy(z + shift[None], y), tx)
+    gradient = jax.grad(lambda s: loss_fn(d.logits, soft, state, mask=mask, loss_args={"shift": s})[0].sum())
+    assert np.isfinite(gradient(jnp.zeros(laws.CLASSES))).all()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_tap_with_a_mask_and_a_loss_without(number):
+    """Masked rows get cotangent 0 even if the loss counts them."""
+    tx, state = make()
+    d, mask = laws.draw(17), jnp.arange(laws.BATCH) < number
+    d = d._replace(labels=d.labels.at[0].set(4))  # of an amplified class
+    sink, tapped = lpg_jax.zero_sums(state), lpg_jax.tap(tx, "mean")
+    gradient = jax.grad(lambda z: cross_entropy(tapped(z, d.labels, state, sink, mask=mask), d.labels).mean())(d.logits)
+    laws.equal(gradient[number:], np.zeros((laws.BATCH - number, laws.CLASSES)))
+    assert np.any(np.asarray(gradient[:number])) == (number > 0)
+
+
+def test_commit_moves_the_schedules_of_stateless_chains():
+    tx = optax.inject_hyperparams(optax.scale)(step_size=optax.linear_schedule(1.0, 0.0, 10))
+    state = tx.init(jnp.zeros(laws.CLASSES))
+    assert int(lpg_jax.commit(tx, state, ()).count) == 1
+
+
+def test_a_class_that_is_ruled_out():
+    """A logit of -inf: the loss of the other labels and its gradient are finite."""
+    logits, labels = jnp.array([[0.0, 1.0, -jnp.inf]]), jnp.array([1])
+    for target in (labels, jax.nn.one_hot(labels, 3)):
+        value, gradient = jax.value_and_grad(lambda z, target=target: cross_entropy(z, target).sum())(logits)
+        np.testing.assert_allclose(value, np.log1p(np.exp(-1)), rtol=1e-6)
+        np.testing.assert_allclose(gradient, [[1 / (1 + np.e), -1 / (1 + np.e), 0]], rtol=1e-5)
+
+
+def test_second_derivatives_take_rows_for_constants():
+    """What the docstring says of them."""
+    d, loss_fn = laws.draw(18), lpg_jax.perturbed(cross_entropy, optax.identity())
+    first = jax.grad(lambda z: loss_fn(z, d.labels, ())[0].sum())
+    laws.equal(jax.grad(lambda z: jnp.sum(jnp.square(first(z))))(d.logits), np.zeros_like(d.logits))
+
+
+def test_a_threshold_schedule_acts_from_the_next_step():
+    """tau jumps from 0 to 1 at step 1; the margins of step 1 were made at step 0."""
+
+    def factory(tau):
+        return lpg_jax.lpg(lpg_jax.by_frequency(laws.COUNTS, tau), lpg_jax.fixed(0.1))
+
+    tx = optax.inject_hyperparams(factory)(tau=lambda count: jnp.where(count < 1, 0.0, 1.0))
+    state, d, signs = tx.init(jnp.zeros(laws.CLASSES)), laws.draw(19), []
+    for _ in range(3):
+        signs.append(np.sign(np.asarray(optax.tree_utils.tree_get(state, "class_margin"))).sum())
+        _, state = laws.update(tx, d, state)
+    assert signs[0] < 0
+    assert signs[1] < 0 < signs[2]
+
+
 def test_chain_order_and_foreign_transformations():
     """Rows pass the chain in order, optax's own transformations included."""
     tx, _ = make()
@@ -104,6 +184,12 @@ def test_chain_order_and_foreign_transformations():
     doubled, _ = laws.update(tx, d, tx.init(jnp.zeros(laws.CLASSES)), 2 * laws.gradient_rows(d))
     np.testing.assert_allclose(gradient, doubled, atol=1e-6)
     assert optax.tree_utils.tree_get(state, "trace").shape == (laws.BATCH, laws.CLASSES)
+
+
+def test_what_is_no_transformation():
+    for wrap in (lambda: lpg_jax.perturbed(cross_entropy, 0.3), lambda: lpg_jax.tap(0.3)):
+        with pytest.raises(TypeError, match=r"tx=0\.3: must be an optax transformation"):
+            wrap()
 
 
 def test_perturbed_errors():

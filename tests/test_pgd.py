@@ -23,6 +23,7 @@ OPTIONS = {
     "default": {},
     "five steps": {"steps": 5},
     "step size": {"step_size": 0.1},
+    "step size beyond the minimiser": {"step_size": 3.0, "steps": 1},
     "unclamped": {"clamp": False},
     "zero sum": {"zero_sum": True},
     "sign": {"step_rule": "sign"},
@@ -79,9 +80,20 @@ def centred(rng, num_classes):
     return kernel - kernel.mean(axis=1, keepdims=True)
 
 
+def spectrum(rng, num_classes, condition=100):
+    """A random basis with evenly spaced eigenvalues, so that m has a part along all of them."""
+    basis = np.linalg.qr(rng.normal(size=(num_classes, num_classes)))[0]
+    return np.sqrt(np.linspace(0, condition - 1, num_classes))[:, None] * basis.T
+
+
 def narrow(rng, num_classes):
     """Fewer features than classes: whole directions that W does not see."""
     return rng.normal(size=(num_classes // 2, num_classes))
+
+
+def uneven(rng, num_classes):
+    """Classes of very different weight."""
+    return rng.normal(size=(64, num_classes)) * np.exp(rng.normal(size=num_classes))
 
 
 def problem(rng, num_classes, condition, head=centred):
@@ -89,9 +101,10 @@ def problem(rng, num_classes, condition, head=centred):
     logits = rng.normal(size=(40, num_classes)) * 0.5
     mean = (reference.softmax(logits) - np.eye(num_classes)[np.zeros(40, int)]).mean(axis=0)
     kernel = head(rng, num_classes)
-    scale = np.linalg.norm(kernel, 2) ** 2 / (condition - 1)
+    low, high = np.linalg.eigvalsh(kernel.T @ kernel)[[0, -1]]
+    scale = max((high - condition * low) / (condition - 1), 1e-3 * high)
     matrix = scale * np.eye(num_classes) + kernel.T @ kernel
-    np.testing.assert_allclose(np.linalg.cond(matrix), condition, rtol=1e-6)
+    assert np.linalg.cond(matrix) <= condition * 1.001
     return mean, scale, kernel, matrix
 
 
@@ -115,10 +128,13 @@ def solve(mean, scale, kernel, epsilon, amplify, rule="l2", steps=5):
 
 @pytest.mark.parametrize("amplify", [True, False], ids=["amplify", "dampen"])
 @pytest.mark.parametrize("num_classes", [10, 100])
-@pytest.mark.parametrize(("rule", "head"), [("l2", centred), ("newton", centred), ("newton", narrow)])
+@pytest.mark.parametrize(
+    ("rule", "head"),
+    [("l2", centred), ("l2", spectrum), ("newton", centred), ("newton", narrow), ("newton", uneven)],
+)
 def test_gap_to_the_trust_region_optimum(rule, head, num_classes, amplify):
-    """Bar: below 1 % in 5 steps of the head metric for eps .1, .3, .5 and condition numbers up to 100; for eps 1 and 2
-    the gaps of "l2" are printed, those of "newton" below 1 % too."""
+    """Bar: below 1 % in 5 steps of the head metric for eps .1, .3, .5 and condition numbers up to 100, for even heads;
+    for eps 1 and 2 the gaps of "l2" are printed. "newton" is exact, for any head and eps."""
     rng, worst = np.random.default_rng(num_classes), {}
     for condition, epsilon in itertools.product((3, 10, 30, 100), (0.1, 0.3, 0.5, 1.0, 2.0)):
         for _ in range(6 if num_classes == 10 else 1):
@@ -128,7 +144,7 @@ def test_gap_to_the_trust_region_optimum(rule, head, num_classes, amplify):
             worst[epsilon] = max(worst.get(epsilon, 0), gap)
     print({f"eps {epsilon}": f"{100 * gap:.3f} %" for epsilon, gap in worst.items()})
     assert max(worst[epsilon] for epsilon in (0.1, 0.3, 0.5)) < 0.01
-    assert rule == "l2" or max(worst.values()) < 0.01
+    assert rule == "l2" or max(worst.values()) < 1e-3
 
 
 def test_amplifying_steps_are_monotone():

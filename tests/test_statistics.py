@@ -60,6 +60,43 @@ def test_equal_statistics_change_nothing(split):
     assert float(state.stats.class_accuracy[0]) == pytest.approx(3 / 7, abs=1e-5)
 
 
+def test_rounding_of_a_small_variance_is_no_margin():
+    """A zero-initialised head: every row of a class is the same, Var is 0 but for rounding, and nothing moves."""
+    classes, logits = 10, jnp.zeros((128, 10))
+    labels = jnp.asarray(np.random.default_rng(0).integers(0, classes, 128), jnp.int32)
+    rows = jax.nn.softmax(logits) - jax.nn.one_hot(labels, classes)
+    tx = lpg_jax.lpg(lpg_jax.by_gradient_variance(), lpg_jax.fixed(0.3))
+    state = tx.init(jnp.zeros(classes))
+    for _ in range(3):
+        edited, state = laws.compiled(tx)(rows, state, {"labels": labels, "logits": logits})
+        laws.equal(edited, rows)
+        np.testing.assert_array_equal(state.class_margin, 0)
+
+
+@pytest.mark.parametrize("spread", [1.0, 0.1, 0.03, 0.01])
+def test_small_equal_variances_change_nothing(spread):
+    """The same rows around a common mean, in another order for each class."""
+    rng = np.random.default_rng(1)
+    rows = (0.3 + spread * 0.3 * rng.normal(size=(7, 10))).astype(np.float32)
+    everyone = np.concatenate([rows[rng.permutation(7)] for _ in range(10)])
+    labels = jnp.asarray(np.repeat(np.arange(10), 7), jnp.int32)
+    tx = lpg_jax.lpg(lpg_jax.by_gradient_variance(), lpg_jax.fixed(0.3))
+    _, state = laws.compiled(tx)(jnp.asarray(everyone), tx.init(jnp.zeros(10)), {"labels": labels,
+                                 "logits": jnp.asarray(everyone)})  # fmt: skip
+    np.testing.assert_array_equal(state.class_margin, 0)
+
+
+def test_sums_over_many_rows_keep_their_precision():
+    """Pixels: 300,000 rows in one batch, where adding one by one in float32 would lose bits."""
+    rng = np.random.default_rng(2)
+    rows = rng.normal(size=(300_000, 2)).astype(np.float32)
+    labels = jnp.asarray(rng.integers(0, 2, len(rows)), jnp.int32)
+    tx = lpg_jax.lpg(lpg_jax.by_gradient_variance(), lpg_jax.fixed(0.3))
+    _, state = laws.compiled(tx)(jnp.asarray(rows), tx.init(jnp.zeros(2)), {"labels": labels, "logits": rows})
+    exact = [rows[labels == c].astype(np.float64).var(axis=0).sum() for c in (0, 1)]
+    np.testing.assert_allclose(state.stats.class_grad_variance, exact, rtol=2e-6)
+
+
 def test_refresh_recomputes_at_the_end_of_a_window():
     """With refresh_every=3 statistics, margin and eps change at steps 3 and 6 only, from plain sums of that window."""
     tx = lpg_jax.lpg(lpg_jax.by_accuracy(0.5), lpg_jax.varied(0.1, 0.5), refresh_every=3)

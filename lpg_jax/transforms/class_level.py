@@ -23,7 +23,8 @@ DENSE_LIMIT = 4096
 
 
 class LpgState(NamedTuple):
-    """State of `lpg` and `lpg_pgd`. `update` applies the margins and bounds of the state that it is handed."""
+    """State of `lpg` and `lpg_pgd`. `update` applies the margins of the state that it is handed, under the bound as it
+    is at that step; the new state shows the margins of the next step, and the bound of this one."""
 
     step: jax.Array  # [] int32, number of updates so far
     sums: ClassSums  # running sums; with refresh_every > 1 the plain sums of the open window
@@ -91,7 +92,12 @@ def class_level(
     running = schedule.source == "running"
 
     def read(stats: ClassStats, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-        margin = jnp.where(step >= schedule.warmup, split(stats), 0).astype(stats.class_accuracy.dtype)
+        margin = jnp.asarray(split(stats))
+        if margin.shape != stats.class_accuracy.shape:
+            raise ValueError(
+                f"split returned shape {margin.shape}: must be {stats.class_accuracy.shape}, one per class"
+            )
+        margin = jnp.where(step >= schedule.warmup, margin, 0).astype(stats.class_accuracy.dtype)
         return margin, bound(margin).astype(margin.dtype)
 
     def init_fn(params: Any) -> Any:
@@ -132,7 +138,7 @@ def class_level(
         moves = jnp.matmul(batch.membership, jnp.abs(sign).astype(batch.rows.dtype))[:, None] > 0
         delta = displace(batch, sign, epsilon, current.stats, params)
         flat = updates.reshape(-1, updates.shape[-1])
-        edited = jnp.where(moves, (batch.rows + delta).astype(updates.dtype), flat)
+        edited = jnp.where(moves & (delta != 0), (batch.rows + delta).astype(updates.dtype), flat)
         edited = edited if mask is None else jnp.where(mask[:, None], edited, 0)
         edited = edited.astype(updates.dtype).reshape(updates.shape)
         sums = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), batch.sums, current.sums)
@@ -144,7 +150,7 @@ def class_level(
 def _template_row(template: Any) -> tuple[int, Any]:
     """Number of classes and dtype of the statistics (float32 or wider) from a template of one row."""
     leaves = jax.tree.leaves(template)
-    if len(leaves) != 1 or not hasattr(leaves[0], "shape") or leaves[0].ndim == 0:
+    if len(leaves) != 1 or not hasattr(leaves[0], "shape") or leaves[0].ndim == 0 or not leaves[0].shape[-1]:
         raise ValueError(f"init({template!r}): must be a template of one row, such as jnp.zeros(num_classes)")
     return leaves[0].shape[-1], at_least_float32(leaves[0].dtype)
 
@@ -171,6 +177,8 @@ def gather_batch(
       The `Batch`, and the mask [B] as bool, or None.
     """
     labels = labels if class_labels is None else class_labels
+    labels = labels if labels is None else jnp.asarray(labels)
+    mask = mask if mask is None else jnp.asarray(mask)
     check_arguments(updates, labels, logits, mask, state.class_margin.shape[-1])
     assert labels is not None
     assert logits is not None
@@ -178,7 +186,7 @@ def gather_batch(
     dtype = at_least_float32(updates.dtype)
     rows = updates.reshape(-1, num_classes).astype(dtype)
     unit, norm = unit_and_norm(rows)
-    takes_part = jnp.isfinite(jnp.square(norm[:, 0]))
+    takes_part = norm[:, 0] < 1e-4 * jnp.sqrt(jnp.finfo(dtype).max)  # so that sums of squares stay finite, too
     if mask is not None:
         mask = mask.reshape(-1).astype(bool)
         takes_part &= mask

@@ -24,17 +24,19 @@ class ClassMeans(NamedTuple):
 
     def average(self, values: jax.Array, batch: Batch) -> jax.Array:
         """Mean of values [B] over the members of each class [K]."""
-        members = jnp.where(jnp.any(batch.membership > 0, axis=-1), values, 0)
-        if self.classes is None:
-            sums = total(jnp.matmul(members, batch.membership, precision=HIGHEST), batch.axis_name)
+        if self.classes is None:  # a product would spread one example's NaN over all classes
+            weighted = jnp.where(batch.membership > 0, batch.membership * values[:, None], 0)
+            sums = total(jnp.sum(weighted, axis=0), batch.axis_name)
         else:
+            members = jnp.where(jnp.any(batch.membership > 0, axis=-1), values, 0)
             assert batch.labels is not None
             place = place_of(everyone(batch.labels, batch.axis_name), self.classes)
             sums = jax.ops.segment_sum(everyone(members, batch.axis_name), place, num_segments=self.classes.size)
         return safe_divide(sums, self.count)
 
     def spread(self, displacement: jax.Array, batch: Batch) -> jax.Array:
-        """sum_c t_ic d_c for every row [B, C], from d_c [K, C]."""
+        """sum_c t_ic d_c for every row [B, C], from d_c [K, C]; a d_c that is not finite leaves its class alone."""
+        displacement = jnp.where(jnp.all(jnp.isfinite(displacement), axis=-1, keepdims=True), displacement, 0)
         if self.place is None:
             return jnp.matmul(batch.membership, displacement, precision=HIGHEST)
         return displacement.at[self.place].get(mode="fill", fill_value=0)

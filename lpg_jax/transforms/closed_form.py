@@ -78,8 +78,9 @@ def lpg(
         do not fit, membership that does not sum to 1 (concrete values).
       TypeError: split or bound is no function.
 
-    Guarantees: ||h~_i - h_i|| <= eps_c per row for clamped "sample" and "class_mean"; for "class_scale" the class mean
-    moves by at most eps_c; rows keep sum_j h_ij; nothing depends on how the loss is reduced.
+    Guarantees: ||h~_i - h_i|| <= eps_c per row for clamped "sample" and "class_mean"; for "class_scale" with source
+    "batch" and integer labels the class mean moves by at most eps_c; rows keep sum_j h_ij; nothing depends on how the
+    loss is reduced.
 
     | edge case | result |
     |---|---|
@@ -94,11 +95,17 @@ def lpg(
     | every example masked | rows 0; statistics bit-identical, the step counts |
     | all counts equal; ties | margin 0 |
     | label outside [0, C) | row passes unchanged, stays out of the statistics |
-    | row with NaN or inf, or whose squared norm overflows | likewise |
+    | row with NaN or inf, or so large that its square may overflow a sum (norm > 1e15) | likewise |
+    | features or a class mean that are not finite (`lpg_pgd`) | the class is left alone |
     | masked row, whatever it holds | row 0, stays out of the statistics |
     | float16, bfloat16 rows | computed and summed in float32, returned in their dtype |
     | one-hot float labels | equal to integer labels to rounding |
+    | soft labels (mixup) | sum_c t_ic d_ic, each d_ic clamped as for a hard label; sums are weighted |
     | a class seen once | Var_c = 0: one example has no spread; `warmup` helps |
+    | above dense_limit, under axis_name | the pairs behind Var_c are those within a shard: equal in expectation |
+    | negative or NaN eps or slope, threshold out of range, a count of 0 | ValueError at construction (traced: passes) |
+    | class_counts or eps of the wrong length | ValueError at init |
+    | scheduled eps or slope; threshold | acts at its own step; from the next step on |
 
     Schedules: wrap a factory, because `optax.inject_hyperparams` takes every function for a schedule.
 
@@ -115,6 +122,7 @@ def lpg(
     """
     check_choice("direction", direction, DIRECTIONS)
     check_number("max_scale", max_scale, low=1)
+    check_choice("clamp", clamp, (True, False))
 
     def displace(batch: Batch, sign: jax.Array, epsilon: jax.Array, stats: ClassStats, params: Any) -> jax.Array:
         del params
@@ -138,6 +146,11 @@ def signed_length(sign: jax.Array, epsilon: jax.Array, norm: jax.Array, clamp: b
     return jnp.where(sign < 0, -jnp.minimum(epsilon, norm), sign * epsilon) if clamp else sign * epsilon
 
 
+def shift(vectors: jax.Array, unit: jax.Array, norm: jax.Array, length: jax.Array) -> jax.Array:
+    """length * unit, and exactly -vectors where all of the norm is taken away."""
+    return jnp.where(length == -norm, -vectors, length * unit)
+
+
 def along_sample(batch: Batch, sign: jax.Array, epsilon: jax.Array, clamp: bool) -> jax.Array:
     """Each row along its own direction: h~_i = h_i (1 +/- eps_c / ||h_i||)."""
     if batch.labels is None:
@@ -146,7 +159,7 @@ def along_sample(batch: Batch, sign: jax.Array, epsilon: jax.Array, clamp: bool)
     else:  # one class per row: its sign and bound are a product away
         own = jnp.matmul(batch.membership, jnp.stack([sign, epsilon], axis=1), precision=HIGHEST)
         length = signed_length(own[:, :1], own[:, 1:], batch.norm, clamp)
-    return length * batch.unit
+    return shift(batch.rows, batch.unit, batch.norm, length)
 
 
 def along_class_mean(
@@ -158,7 +171,7 @@ def along_class_mean(
     means = class_means(batch, stats, source)
     unit, norm = unit_and_norm(means.mean)
     length = signed_length(means.of(sign)[:, None], means.of(epsilon)[:, None], norm, clamp)
-    return means.spread(length * unit, batch)
+    return means.spread(shift(means.mean, unit, norm, length), batch)
 
 
 def _along_soft_mean(batch: Batch, sign: jax.Array, epsilon: jax.Array, clamp: bool) -> jax.Array:
