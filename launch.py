@@ -72,8 +72,12 @@ def launch(command: Command, line: str, console: Console) -> None:
     if command.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", command.compilation_cache)
     training.run(command.config, command.workdir, console=console, command=line)
-    report.show(command.workdir, console)
-    for path in (*report.write(command.workdir), command.workdir / "summary.json"):
+    try:
+        report.show(command.workdir, console)
+        written = report.write(command.workdir)
+    except (ValueError, OSError) as error:
+        raise CommandError(str(error)) from error
+    for path in (*written, command.workdir / "summary.json"):
         console.print(str(path), markup=False, highlight=False, soft_wrap=True)
 
 

@@ -55,7 +55,7 @@ def data() -> Config:
     config.validation_labels = "noisy"  # labels of the validation part: "noisy" (as given) or "clean"
     config.test_fraction = 0.3  # share held out of a source that has no test part of its own
     config.noise = ConfigDict()
-    config.noise.kind = "none"  # none, symmetric, asymmetric, pair, matrix, instance, human, file
+    config.noise.kind = "none"  # none, symmetric, asymmetric (cifar10, cifar100), pair, matrix, instance, human, file
     config.noise.rate = 0.0  # share of wrong labels, for symmetric, asymmetric, pair and instance
     config.noise.include_self = False  # symmetric: the true class may be drawn, too
     config.noise.path = ""  # matrix, human, file: where it lies

@@ -381,3 +381,16 @@ def test_a_float_rounded_above_one_is_no_error(tmp_path):
         report.write(tmp_path)
     assert "–" in printed(tmp_path)
     assert table.describe(records.read_run(tmp_path)) == "3 seeds, 60 steps"
+
+
+def test_wide_scores_keep_their_digits(tmp_path):
+    """At 80 columns intervals of two digits go to a second line instead of being cut."""
+    summary, _ = make_run(tmp_path)
+    for entry in summary["methods"].values():
+        entry["ci95"] |= {"overall": 0.12, "balanced": 0.13, "head": 0.14, "tail": 0.15, "nll": 17.254}
+        entry["nll"] = 12.793
+    save(tmp_path, summary)
+    scores = printed(tmp_path, width=80).split("per class")[0]
+    assert "12.793" in scores
+    assert "±17.254" in scores
+    assert "…" not in scores

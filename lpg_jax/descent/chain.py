@@ -97,6 +97,8 @@ def _schedule(train: Any, steps_per_epoch: int, total: int) -> tuple[Callable[[A
         factor = _STEP_FACTOR if train.step_factor is None else train.step_factor
         fractions = _MILESTONES if train.milestones is None else tuple(train.milestones)
         steps = [round(fraction * total) for fraction in fractions]
+        if len(set(steps)) < len(steps):
+            raise ValueError(f"train.milestones={fractions}: fall on the same step of {total}; take them further apart")
         base = optax.piecewise_constant_schedule(train.learning_rate, dict.fromkeys(steps, factor))
         text += f" (x {factor:g} at {', '.join(map(str, steps))})"
     warmup = round(train.warmup_epochs * steps_per_epoch)
@@ -121,9 +123,10 @@ def _check(train: Any) -> None:
         raise ValueError(f"train.decayed={train.decayed!r}: has no effect with train.weight_decay=0.0")
     if train.schedule == "step":
         if train.milestones is not None:
-            inside = len(train.milestones) > 0 and all(0 < fraction < 1 for fraction in train.milestones)
-            rising = all(a < b for a, b in zip(train.milestones, train.milestones[1:], strict=False))
-            _require(train, "milestones", lambda _: inside and rising, "must be rising fractions in (0, 1)")
+            numbers = len(train.milestones) > 0 and all(isinstance(m, int | float) for m in train.milestones)
+            inside = numbers and all(0 < fraction < 1 for fraction in train.milestones)
+            rising = inside and all(a < b for a, b in zip(train.milestones, train.milestones[1:], strict=False))
+            _require(train, "milestones", lambda _: rising, "must be rising fractions in (0, 1)")
         if train.step_factor is not None:
             _require(train, "step_factor", lambda v: 0 < v < math.inf and v != 1, "must be > 0 and not 1")
         return

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -35,7 +36,10 @@ def print_tables(run: Run, console: Console) -> None:
     """Print overall scores, then per-class accuracy: one column per class, or the extremes where there are many."""
     counts = run.class_counts
     console.print(Text(f"Test accuracy in %, mean ± 95 % interval ({describe(run)})", style="bold"))
-    console.print(scores_table(run))
+    scores = scores_table(run)
+    if Measurement.get(console, console.options.update(max_width=10_000), scores).maximum > console.width:
+        scores = scores_table(run, "\n±")
+    console.print(scores)
     if len(counts) > MAX_COLUMNS:
         title = (
             f"Best and worst of {len(counts)} classes in % (n = training examples: {counts.min():g}-{counts.max():g})"
@@ -58,14 +62,15 @@ def describe(run: Run) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def scores_table(run: Run) -> Table:
+def scores_table(run: Run, separator: str = " ± ") -> Table:
     """One row per method: accuracies in percent and NLL in nats, mean and 95 % half-width."""
     table = _table()
     for name in SCORES:
         table.add_column("NLL" if name == "nll" else name, justify="right", no_wrap=True)
     for method in run.methods:
-        percents = [_percent(method.scores[name], method.scores_ci[name]) for name in SCORES[:-1]]
-        table.add_row(Text(method.name), *percents, _cell(method.scores["nll"], method.scores_ci["nll"], 3))
+        percents = [_percent(method.scores[name], method.scores_ci[name], separator) for name in SCORES[:-1]]
+        nll = _cell(method.scores["nll"], method.scores_ci["nll"], 3, separator)
+        table.add_row(Text(method.name), *percents, nll)
     return table
 
 

@@ -79,7 +79,9 @@ def train(job: Job, bar: Bar) -> tuple[TrainState, dict[str, Any]]:
                 window = jax.tree.map(jnp.zeros_like, window)
             if saves:
                 checkpoints.save(step, (state, window))
-    last = [record for record in workdir.read_lines(home / workdir.METRICS) if record["step"] == total]
+    if len(_records_of(home, total)) != len(plan.seeds):  # lines lost after the checkpoint was saved
+        _record(job, state, window)
+    last = _records_of(home, total)
     result = records.result(last, state, plan.seeds, restored_steps) | {"seconds": time.perf_counter() - began}
     workdir.write_json(home / workdir.RESULT, result)
     return state, result
@@ -117,12 +119,16 @@ def _begin(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, Window, list
     found = checkpoints.restore(parallel.abstract_start(job.recipe, job.plan.seeds))
     state, window = found or parallel.start(job.recipe, job.plan.seeds, job.shared)
     step, path = int(np.max(state.step)), job.home / workdir.RESTORED
-    restored_steps = workdir.read_json(path) if path.exists() else []
+    restored_steps = workdir.read_json(path, list) if path.exists() else []
     if found is not None:
         restored_steps.append(step)
         workdir.write_json(path, restored_steps)
     workdir.keep_lines(job.home / workdir.METRICS, step)
     return state, window, restored_steps
+
+
+def _records_of(home: Path, step: int) -> list[dict[str, Any]]:
+    return [record for record in workdir.read_lines(home / workdir.METRICS) if record["step"] == step]
 
 
 def _record(job: Job, state: TrainState, window: Window) -> None:

@@ -30,7 +30,8 @@ def load(workdir_: str | Path, method: str) -> tuple[Callable[..., np.ndarray], 
       config: the run's config.
 
     Raises:
-      ConfigError (a ValueError): no run, no such method, or no checkpoint yet.
+      ConfigError (a ValueError): no run, no such method, or no checkpoint yet; a float64 run without
+        `jax.config.update("jax_enable_x64", True)`.
       ValueError: from predict, for inputs of another shape or kind, or a seed that is not in the run.
 
     Example:
@@ -38,11 +39,14 @@ def load(workdir_: str | Path, method: str) -> tuple[Callable[..., np.ndarray], 
       >>> predict(images).argmax(-1)  # doctest: +SKIP
     """
     home = Path(workdir_)
-    config = ConfigDict(workdir.read_json(home / workdir.CONFIG))
-    names = settings.method_names(config)
+    config = ConfigDict(workdir.read_json(home / workdir.CONFIG, dict))
+    try:
+        settings.check(config)
+        names = settings.method_names(config)
+    except (AttributeError, ValueError) as error:
+        raise ConfigError(f"{home / workdir.CONFIG}: {error}") from error
     if method not in names:
         raise ConfigError(f"method={method!r}: not in this run; it has {', '.join(names)}")
-    settings.check(config)
     facts = workdir.read_facts(home)
     of_method = recipe.build(config, facts, method)
     plan = loop.Plan.of(config, of_method.steps_per_epoch)

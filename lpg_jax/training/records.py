@@ -26,7 +26,8 @@ def lines(
       scores: "test", and "validation" if there is such a part.
 
     Returns:
-      Records with step, epoch, seed, loss and accuracy (training, since the last record; labels as given),
+      Records with step, epoch, seed, loss and accuracy (training, since the last record; labels as given; None if there
+      was no step since),
       learning_rate (of the next step), the figures of `metrics.summarise` on the test part, the same of the
       validation part under "validation", and for LPG what it knows of each class and does to it next.
     """
@@ -40,7 +41,10 @@ def lines(
     for index, seed in enumerate(seeds):
         sums, parts, classes = jax.tree.map(lambda leaf, index=index: leaf[index], arrays)
         figures = {name: metrics.summarise(score, counts) for name, score in parts.items()}
-        training = {"loss": float(sums.loss / sums.count), "accuracy": float(sums.hits / sums.count)}
+        training = {
+            name: float(total / sums.count) if sums.count else None
+            for name, total in (("loss", sums.loss), ("accuracy", sums.hits))
+        }
         record = {**shared, "seed": seed, **training, "learning_rate": rate, **figures.pop("test"), **figures}
         records.append(record | _class_fields(classes))
     return records

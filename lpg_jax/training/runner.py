@@ -109,8 +109,8 @@ def _train(
     with Bars(console) as bars:
         for name, of_method in recipes.items():
             done = home / name / files.RESULT
-            if done.exists():
-                states[name], results[name] = _restore(config, of_method, home / name), files.read_json(done)
+            if done.exists() and (home / name / files.METRICS).exists():
+                states[name], results[name] = _restore(config, of_method, home / name), files.read_json(done, dict)
                 continue
             job = loop.Job(of_method, plan, train, held_out, shared, home / name)
             states[name], results[name] = loop.train(job, bars.add(name, of_method.total_steps))

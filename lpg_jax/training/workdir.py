@@ -26,7 +26,7 @@ def inspect(workdir: Path, config: dict[str, Any]) -> str:
     | work directory | result |
     |---|---|
     | absent or empty | "new" |
-    | a run with the same config (but for `settings.FREE`) | "finished" (it has summary.json), or "unfinished" |
+    | a run with the same config (but for `settings.FREE`) | "finished" (it has a whole summary.json), or "unfinished" |
     | a run with another config | ConfigError naming the fields |
     | anything else | ConfigError |
 
@@ -49,13 +49,21 @@ def inspect(workdir: Path, config: dict[str, Any]) -> str:
             f"workdir={str(workdir)!r}: holds {content[0]!r} but no {CONFIG}, so it is no run of ours; "
             "give an empty or a new directory"
         )
-    changed = settings.differences(read_json(workdir / CONFIG), config)
+    changed = settings.differences(read_json(workdir / CONFIG, dict), config)
     if changed:
         raise ConfigError(
             f"workdir={str(workdir)!r}: holds a run with another config ({'; '.join(changed)}); set these back to "
             "resume it, or give another workdir"
         )
-    return "finished" if SUMMARY in content else "unfinished"
+    return "finished" if _is_whole(workdir / SUMMARY) else "unfinished"
+
+
+def _is_whole(summary: Path) -> bool:
+    """Whether there is a summary that can be read; a damaged one is written again."""
+    try:
+        return isinstance(read_json(summary, dict).get("methods"), dict)
+    except ConfigError:
+        return False
 
 
 def claim(workdir: Path, config: dict[str, Any], facts: dict[str, Any]) -> None:
@@ -79,21 +87,27 @@ def claim(workdir: Path, config: dict[str, Any], facts: dict[str, Any]) -> None:
 
 def read_facts(workdir: Path) -> Facts:
     """The `Facts` of a work directory."""
-    return Facts.from_json(read_json(workdir / DATASET))
+    try:
+        return Facts.from_json(read_json(workdir / DATASET, dict))
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{workdir / DATASET}: damaged ({error}); start in another work directory") from error
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, kind: type | None = None) -> Any:
     """The content of a JSON file.
 
     Raises:
-      ConfigError: the file is missing or damaged.
+      ConfigError: the file is missing or damaged, or holds something else than `kind`.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if kind is not None and not isinstance(content, kind):
+            raise ValueError(f"{kind.__name__} expected, {type(content).__name__} found")
+        return content
     except FileNotFoundError:
         raise ConfigError(f"{path}: not found; is this the work directory of a run?") from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON ({error}); restore it or start in another work directory") from error
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{path}: damaged ({error}); restore it or start in another work directory") from error
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -115,10 +129,14 @@ def append_lines(path: Path, records: list[dict[str, Any]]) -> None:
     """Appends records to a JSONL file."""
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(record) + "\n" for record in records)
+        file.flush()
+        os.fsync(file.fileno())  # before the checkpoint that stands for these lines
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSONL file."""
+    """The records of a JSONL file; none if there is no file."""
+    if not path.exists():
+        return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
