@@ -14,6 +14,7 @@ import pytest
 def test_cost_of_the_core():
     script = pathlib.Path(__file__).with_name("measure_cost.py")
     environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "NPROC")}
+    environment["PYTHONPATH"] = str(script.parent.parent)
     run = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True)
     ratios = json.loads(run.stdout.splitlines()[-1])
     print(ratios)
