@@ -52,8 +52,8 @@ def run_time(limit, tries=8, rounds=30, calls=20):
 
 
 def compile_time(limit, tries=4):
-    """Compilation of a ResNet-8 step with LPG over that of the plain step."""
-    network, images = models.create("resnet8", CLASSES), jax.ShapeDtypeStruct((BATCH, 32, 32, 3), jnp.float32)
+    """Compilation of a ResNet-32 step with LPG over that of the plain step."""
+    network, images = models.create("resnet32", CLASSES), jax.ShapeDtypeStruct((BATCH, 32, 32, 3), jnp.float32)
     variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x), images)
     params, batch_stats = variables["params"], variables["batch_stats"]
     optimizer = optax.sgd(0.1, momentum=0.9)
