@@ -86,9 +86,7 @@ def class_level(
       `optax.GradientTransformationExtraArgs` over rows [..., C].
     """
     check_schedule(schedule)
-    for name, function in (("split", split), ("bound", bound)):
-        if not callable(function):
-            raise TypeError(f"{name}={function!r}: must be a function, such as lpg_jax.by_accuracy() or .fixed(0.3)")
+    _check_callable(split=split, bound=bound)
     running = schedule.source == "running"
 
     def read(stats: ClassStats, step: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -145,6 +143,12 @@ def class_level(
         return edited, sums if isinstance(state, Uncommitted) else absorb(current, sums)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _check_callable(**functions: Any) -> None:
+    for name, function in functions.items():
+        if not callable(function):
+            raise TypeError(f"{name}={function!r}: must be a function, such as lpg_jax.by_accuracy() or .fixed(0.3)")
 
 
 def _template_row(template: Any) -> tuple[int, Any]:
