@@ -30,16 +30,21 @@ def get_config(variant: str = "") -> Config:
     config.seed = 0  # >= 0: fixes the data set (subset, noise, split), and is the first of the seeds below
     config.num_seeds = 5  # seeds seed, seed + 1, ...: initial parameters and data order; trained at once by vmap
     config.method = "ce,lpg"  # "ce", "lpg" or a comma list; each gets WORKDIR/METHOD and the same seeds
-    config.parallel = "jit"  # how devices are used: "jit"
+    config.parallel = "jit"  # how devices share a batch: "jit" over a mesh of all devices, or "pmap"
     config.data = data()
     config.model = model()
+    config.augment = augment()
     config.train = train()
     config.lpg = lpg()
     config.evaluate = ConfigDict()
-    config.evaluate.every_epochs = 5  # test (and validation) figures every so many epochs, and at the end
+    config.evaluate.every_epochs = 5  # test (and validation) figures every so many epochs, and after each of the last 5
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 1000  # a resumed run loses at most these; 0: only at the end
     config.checkpoint.keep = 2  # how many of the newest stay
+    config.log = ConfigDict()
+    config.log.tensorboard = False  # event files in WORKDIR/METHOD/tensorboard (extra "tensorboard")
+    config.log.wandb = ""  # name of a Weights & Biases project (extra "wandb"); empty: none
+    config.log.wandb_mode = "offline"  # "offline" (files in the work directory, for `wandb sync`) or "online"
     return shrink(config) if variant == "tiny" else config
 
 
@@ -72,6 +77,15 @@ def model() -> Config:
     return config
 
 
+def augment() -> Config:
+    """Random changes of training images; see `lpg_jax.training.augment`."""
+    config: Config = ConfigDict()
+    config.crop = 0  # pixels of black border, from which a window of the old size is cut; CIFAR: 4
+    config.flip = False  # left-right, every other time
+    config.cutout = 0  # side of a square that is set to the mean colour; CIFAR: 16
+    return config
+
+
 def train() -> Config:
     """Optimisation; see `lpg_jax.descent.from_config`."""
     config: Config = ConfigDict()
@@ -89,6 +103,9 @@ def train() -> Config:
     config.step_factor = placeholder(float)  # step: factor at each of them, default 0.1
     config.warmup_epochs = 0.0  # linear, at the start
     config.clip_norm = 0.0  # global norm of the parameter gradient; 0.0: no clipping
+    config.gradient_noise = 0.0  # standard deviation of Gaussian noise on the (clipped) parameter gradient
+    config.micro_batches = 1  # a batch is done in so many parts, to save memory; gradient and statistics are summed
+    config.feed = "device"  # training data lie on the "device"; "host": they do not fit, and come batch by batch
     return config
 
 

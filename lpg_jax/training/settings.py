@@ -10,7 +10,7 @@ import jax
 Config: TypeAlias = Any  # an ml_collections.ConfigDict, whose fields a type checker cannot know
 
 DTYPES = ("float32", "bfloat16", "float64")
-FREE = ("checkpoint.",)  # fields that leave the result as it is, so that a resumed run may change them
+FREE = ("checkpoint.", "log.")  # fields that leave the result as it is, so that a resumed run may change them
 
 
 class ConfigError(ValueError):
