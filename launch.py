@@ -8,34 +8,59 @@
 --workdir=DIR             where everything goes; default runs/NAME-DIGEST, so that other fields are another run
 --compilation_cache=DIR   keeps compiled programs there, for the next start
 
-The same command again resumes a run that was cut short, or shows the table of a finished one.
-Exit codes: 0 done, 1 the training failed, 2 the command cannot be run, 130 interrupted.
+Several processes, one command in each, with a work directory that all of them see:
+
+    python launch.py --config=... --workdir=DIR --coordinator=HOST:PORT --num_processes=2 --process_id=0
+
+--distributed             where the environment says it: JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID,
+                          SLURM, a TPU pod
+
+Many runs: all points of the grid that sweep() in the config file returns, {field: values}, each in a directory of its
+own; the table of all of them also goes to WORKDIR/sweep.csv.
+
+    python launch.py --config=configs/digits_longtail.py --sweep=local
+    python launch.py --config=configs/digits_longtail.py --sweep=slurm --slurm.partition=gpu --slurm.timeout_min=60
+
+--sweep=local | slurm     one after the other here, or as SLURM jobs (extra "slurm"), for which it waits; an interrupt
+                          cancels them. A field set by --config.FIELD has that value in all runs, whatever sweep() says
+--slurm.KEY=VALUE         of the jobs, as submitit calls it; timeout_min is 1440 unless given
+
+A finished run, used: class probabilities to CSV; with labels also their loss and the norm of their logit gradient
+||p - e_y||, most suspect labels first. Of several seeds, all three are those of the mean probabilities.
+
+    python launch.py --predict=mine.npz --workdir=runs/mine
+    python launch.py --predict=mine.npz:train --workdir=runs/mine --method=ce --out=suspects.csv
+
+--predict=FILE.npz[:PART] reads x_PART and y_PART; without PART the first that is there of x_test, x, x_train, else the
+                          only array, or the two of which one has rank 1 (labels). Make it by numpy.savez(FILE,
+                          x=inputs, y=labels), inputs as in training: uint8 images [N, H, W, K] or floats; those of a
+                          run are data.load(config.data, config.seed).train.inputs, .labels (from lpg_jax import data)
+--method=NAME             default: the last one of the run
+--out=FILE.csv            default: WORKDIR/METHOD/predictions-NAME.csv
+
+The same command again resumes what was cut short, or shows the table of what is finished.
+Exit codes: 0 done, 1 the training failed, 2 the command cannot be run, 130 and 143 interrupted (SIGINT, SIGTERM).
 """
 
 import logging
 import os
-import re
-import runpy
 import shlex
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before jax is imported
+if "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+    os.environ.setdefault("NPROC", "64")  # with fewer threads than devices a collective on CPU can wait for ever
 
 import jax
-from absl import flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
 from rich.console import Console
+from rich.text import Text
 
 from lpg_jax import report, training
-
-_OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
-
-
-class CommandError(Exception):
-    """A command line that cannot be run, in one line."""
+from lpg_jax.training import predict, sweep
+from lpg_jax.training.commandline import CommandError, Predict, Sweep, Train, parse
+from lpg_jax.training.signals import Interrupted
 
 
 def main(argv: list[str]) -> int:
@@ -46,104 +71,89 @@ def main(argv: list[str]) -> int:
         print(__doc__)
         return 0
     try:
-        launch(parse(argv), shlex.join(argv), Console())
-        return 0
+        return launch(parse(argv), shlex.join(argv), Console())
     except (CommandError, training.ConfigError) as error:
         code, text = 2, f"error: {error}"
     except FloatingPointError as error:
         code, text = 1, f"error: {error}"
+    except Interrupted as error:
+        code, text = error.exit_code, str(error)
     except KeyboardInterrupt:
         code, text = 130, "interrupted; the same command resumes from the last checkpoint"
     print(text, file=sys.stderr)
     return code
 
 
-class Command(NamedTuple):
-    """What a command line asks for."""
-
-    config: Any  # ml_collections.ConfigDict
-    workdir: Path
-    compilation_cache: str | None
-
-
-def launch(command: Command, line: str, console: Console) -> None:
-    """Trains, then reports; `line` is the command as typed."""
-    jax.config.update("jax_enable_x64", command.config.train.dtype == "float64")
+def launch(command: Train | Sweep | Predict, line: str, console: Console) -> int:
+    """Does what a command asks for; `line` is the command as typed. Returns the exit code."""
     if command.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", command.compilation_cache)
-    training.run(command.config, command.workdir, console=console, command=line)
+    if isinstance(command, Sweep):
+        return sweep_(command, line, console)
+    if isinstance(command, Predict):
+        return predict_(command, console)
+    return train(command, line, console)
+
+
+def train(command: Train, line: str, console: Console) -> int:
+    """Trains, then reports."""
+    jax.config.update("jax_enable_x64", command.config.train.dtype == "float64")
+    if command.processes:
+        training.join(*command.processes)
+    with training.together():
+        training.run(command.config, command.workdir, console=console, command=line)
+    if not training.leads():
+        return 0
     try:
         report.show(command.workdir, console)
         written = report.write(command.workdir)
     except (ValueError, OSError) as error:
         raise CommandError(str(error)) from error
     for path in (*written, command.workdir / "summary.json"):
-        console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+        _say(path, console)
+    return 0
 
 
-def parse(argv: list[str]) -> Command:
-    """Reads a command line.
-
-    Raises:
-      CommandError: an unknown flag or field, a value of the wrong type, or a config file that cannot be read.
-    """
-    options, rest = _parse_known(argv)
-    if not options.config:
-        raise CommandError("--config: missing; try --config=configs/digits_longtail.py (see --help)")
-    config = load_config(options.config)
-    for name in (match[1] for match in map(_OVERRIDE.match, rest) if match):
-        if name not in training.field_names(config):
-            close = training.closest_field(name, config)
-            raise CommandError(f"config.{name}: no such field" + (f"; did you mean {close}?" if close else ""))
-    config = _override(config, rest)
-    file, _, variant = options.config.partition(":")
-    name = "-".join(filter(None, (Path(file).stem, variant, training.digest(config))))
-    return Command(config, Path(options.workdir or Path("runs") / name), options.compilation_cache)
-
-
-def load_config(argument: str) -> Any:
-    """The config of FILE[:variant], before any override."""
-    file, _, variant = argument.partition(":")
-    if not Path(file).is_file():
-        raise CommandError(f"--config={argument}: no such file")
+def sweep_(command: Sweep, line: str, console: Console) -> int:
+    """Trains all runs, then shows what came out; 1 if one failed."""
+    for field, value in command.fixed.items():
+        _say(f"{field}={value}: as the command line says, in all runs", console)
+    sweep.check(command.runs)
+    options = {"console": console, "command": line, "compilation_cache": command.compilation_cache}
+    if command.slurm is None:
+        outcomes = sweep.run_local(command.runs, **options)
+    else:
+        outcomes = sweep.run_slurm(command.runs, command.slurm, command.workdir / "submitit", **options)
+    rows, path = sweep.collect(outcomes), command.workdir / "sweep.csv"
     try:
-        get_config = runpy.run_path(file)["get_config"]
-        return get_config(variant) if variant else get_config()
-    except Exception as error:  # whatever the file raises
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise CommandError(f"--config={argument}: {kind}{error}") from error
+        sweep.write_csv(rows, path)
+    except OSError as error:
+        raise CommandError(f"{path}: cannot be written ({error.strerror})") from error
+    console.print(sweep.table(rows, list(command.runs[0].point), console))
+    failed = [row for row in rows if "error" in row]
+    for row in failed:
+        _say(f"failed: {row['run']}: {row['error']}", console)
+    _say(path, console)
+    return 1 if failed else 0
 
 
-def _define() -> flags.FlagValues:
-    """The flags other than --config and its fields."""
-    values = flags.FlagValues()
-    values.set_gnu_getopt(True)  # flags may follow anything
-    for name in ("workdir", "compilation_cache"):
-        flags.DEFINE_string(name, None, "", flag_values=values)
-    return values
-
-
-def _parse_known(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
-    """Our own flags, and the rest of the command line: fields of the config, and mistakes."""
-    values = _define()
-    flags.DEFINE_string("config", None, "", flag_values=values)
+def predict_(command: Predict, console: Console) -> int:
+    """Writes what a run says of the examples of a file."""
+    config, methods = predict.read_config(command.workdir)
+    jax.config.update("jax_enable_x64", config.train.dtype == "float64")
+    method = command.method or methods[-1]
+    name = "-".join(filter(None, ("predictions", command.file.stem, command.part)))
+    out = command.out or command.workdir / method / f"{name}.csv"
     try:
-        return values, values(argv, known_only=True)
-    except flags.Error as error:
+        predict.predict_file(command.file, command.workdir, method, out, part=command.part, console=console)
+    except (ValueError, OSError) as error:
         raise CommandError(str(error)) from error
+    _say(out, console)
+    return 0
 
 
-def _override(config: Any, rest: list[str]) -> Any:
-    """The config with the fields of the command line, parsed by their types."""
-    values = _define()  # so that a mistyped flag is told of its neighbours
-    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
-    try:
-        unexpected = values(rest)[1:]
-    except (flags.Error, KeyError, TypeError, ValueError) as error:
-        raise CommandError(" ".join(str(error).split())) from error
-    if unexpected:
-        raise CommandError(f"{unexpected[0]!r}: not a flag; flags are --config, --config.FIELD, --workdir (see --help)")
-    return values.config
+def _say(text: str | Path, console: Console) -> None:
+    console.print(Text(str(text)), soft_wrap=True)
 
 
 if __name__ == "__main__":

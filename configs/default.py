@@ -31,6 +31,7 @@ def get_config(variant: str = "") -> Config:
     config.num_seeds = 5  # seeds seed, seed + 1, ...: initial parameters and data order; trained at once by vmap
     config.method = "ce,lpg"  # "ce", "lpg" or a comma list; each gets WORKDIR/METHOD and the same seeds
     config.parallel = "jit"  # how devices share a batch: "jit" over a mesh of all devices, or "pmap"
+    config.num_devices = 0  # how many share a batch; 0: all there are
     config.data = data()
     config.model = model()
     config.augment = augment()
@@ -130,6 +131,58 @@ def lpg() -> Config:
     config.metric = placeholder(str)  # PGD: "identity" (default) or "head"
     config.zero_sum = placeholder(bool)  # PGD: project on sum 0, default False
     return config
+
+
+def words(variant: str, **choices: tuple[str, ...]) -> dict[str, str]:
+    """Reads a variant of several words with commas between them, in any order: {choice: word}, the first by default.
+
+    >>> words("cifar100,laptop", data=("cifar10", "cifar100"), size=("full", "laptop"))
+    {'data': 'cifar100', 'size': 'laptop'}
+
+    Raises:
+      ValueError: an unknown word, or two for one choice.
+    """
+    chosen: dict[str, str] = {}
+    for word in filter(None, variant.split(",")):
+        kinds = [kind for kind, known in choices.items() if word in known]
+        if not kinds or kinds[0] in chosen:
+            why = f"{kinds[0]} is {chosen[kinds[0]]!r} already" if kinds else "no such word"
+            listed = "; ".join(f"{kind}: {', '.join(known)}" for kind, known in choices.items())
+            raise ValueError(f"variant={variant!r}: {word!r}: {why}; one word of each of {listed}")
+        chosen[kinds[0]] = word
+    return {kind: known[0] for kind, known in choices.items()} | chosen
+
+
+def cifar(config: Config, name: str) -> Config:
+    """CIFAR with the usual augmentation and SGD; 200 epochs, learning rate 0.1, x0.1 at epochs 100 and 150 [paper]."""
+    config.num_seeds = 3
+    config.data.name = name
+    config.augment.crop, config.augment.flip = 4, True
+    config.train.epochs, config.train.batch_size = 200, 128
+    config.train.learning_rate, config.train.momentum, config.train.weight_decay = 0.1, 0.9, 5e-4
+    config.train.decayed = "all"
+    config.train.schedule, config.train.milestones, config.train.step_factor = "step", (0.5, 0.75), 0.1
+    config.evaluate.every_epochs = 10
+    return config
+
+
+def laptop(config: Config, epochs: int) -> Config:
+    """The same problem for two CPU cores: ResNet-8, one seed, a few epochs of one cosine."""
+    config.num_seeds = 1
+    config.model.name = "resnet8"
+    config.train.epochs, config.train.warmup_epochs = epochs, 1.0
+    config.train.schedule, config.train.milestones, config.train.step_factor = "cosine", None, None
+    config.evaluate.every_epochs = epochs
+    config.checkpoint.every_steps = 100
+    return config
+
+
+METHODS = ("both", "ce", "lpg")  # words for config.method
+
+
+def methods(word: str) -> str:
+    """config.method for a word of `METHODS`."""
+    return "ce,lpg" if word == "both" else word
 
 
 def check_variant(variant: str, known: tuple[str, ...] = VARIANTS) -> None:

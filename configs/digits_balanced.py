@@ -26,6 +26,7 @@ def get_config(variant: str = "") -> default.Config:
     default.check_variant(variant)
     config = default.get_config()
     config.num_seeds = 10
+    config.num_devices = 1  # too small to share
     config.train.epochs = 50
     config.train.batch_size = 32
     config.lpg.split = "accuracy"

@@ -25,6 +25,7 @@ def get_config(variant: str = "") -> default.Config:
     default.check_variant(variant)
     config = default.get_config()
     config.num_seeds = 10
+    config.num_devices = 1  # too small to share
     config.data.noise.kind = "symmetric"
     config.data.noise.rate = 0.4
     config.train.epochs = 50

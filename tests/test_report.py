@@ -18,11 +18,14 @@ from lpg_jax import report
 from lpg_jax.report import __main__ as command
 from lpg_jax.report import classes, records, style, table
 
-SCORES = ("overall", "balanced", "head", "tail", "nll")
+SCORES = ("overall", "balanced", "head", "tail", "many", "medium", "few", "nll", "ece")
+NEW = ("many", "medium", "few", "ece")  # of which a summary of version 0.1 knows nothing
+SELECTIONS = ("mean_last_five", "best_by_validation", "validation")
+TRAINING = ("train_clean", "train_memorised", "train_recovered")
 
 
 def make_run(workdir, num_classes=10, methods=("ce", "lpg"), seeds=(0, 1, 2), **extra):
-    """A work directory as a run leaves it; returns summary and, per LPG method, margin and epsilon [T, seeds, C]."""
+    """A work directory as a run leaves it; returns summary and per LPG method margin, epsilon, ratio [T, seeds, C]."""
     rng = np.random.default_rng(num_classes)
     summary = {"methods": {}, "noise_rate": 0.0, "steps": 60, **extra}
     summary["class_counts"] = [round(500 * 50 ** (-c / max(num_classes - 1, 1))) for c in range(num_classes)]
@@ -38,10 +41,8 @@ def make_run(workdir, num_classes=10, methods=("ce", "lpg"), seeds=(0, 1, 2), **
             "params_sha256": {str(seed): "0" * 64 for seed in seeds},
             "restored_steps": [],
         }
-        margin, epsilon = (
-            rng.normal(0, 0.3, (3, len(seeds), num_classes)),
-            rng.uniform(0, 1, (3, len(seeds), num_classes)),
-        )
+        shape = (3, len(seeds), num_classes)
+        margin, epsilon, ratio = rng.normal(0, 0.3, shape), rng.uniform(0, 1, shape), rng.uniform(0, 3, shape)
         (workdir / method).mkdir(parents=True)
         with (workdir / method / "metrics.jsonl").open("w") as file:
             for t, step in enumerate((20, 40, 60)):
@@ -49,11 +50,29 @@ def make_run(workdir, num_classes=10, methods=("ce", "lpg"), seeds=(0, 1, 2), **
                     record = {"step": step, "epoch": 0.5, "seed": seed, "loss": 1.0, "overall": 0.5}
                     if method != "ce":
                         record |= {"class_margin": list(margin[t, s]), "class_epsilon": list(epsilon[t, s])}
+                        record |= {"gradient_ratio": list(ratio[t, s])}
                     file.write(json.dumps(record) + "\n")
         if method != "ce":
-            truth[method] = margin, epsilon
+            truth[method] = margin, epsilon, ratio
     save(workdir, summary)
     return summary, truth
+
+
+def complete(workdir, summary):
+    """Adds what a run with a validation part and wrong labels has, too."""
+    rng = np.random.default_rng(5)
+
+    def figures(names):
+        halves = {name: rng.uniform(0.001, 0.05) for name in names}
+        return {name: rng.uniform(0.1, 0.9) for name in names} | {"ci95": halves}
+
+    for entry in summary["methods"].values():
+        training = figures(TRAINING)
+        entry["ci95"] |= training.pop("ci95")
+        entry |= training
+        entry |= {name: figures(SCORES) for name in SELECTIONS}
+        entry["best_by_validation"]["step"] = {"0": 20}
+    save(workdir, summary)
 
 
 def save(workdir, summary):
@@ -84,6 +103,23 @@ def test_csv_holds_every_number_of_the_summary(tmp_path):
             column = f"{summary['class_names'][index]} (n={count})"
             assert float(row[column]) == entry["per_class"][index]
             assert float(row[f"{column} ci95"]) == entry["ci95"]["per_class"][index]
+
+
+def test_csv_holds_selections_and_training_accuracies_where_measured(tmp_path):
+    summary, _ = make_run(tmp_path)
+    header = report.write(tmp_path)[0].read_text().splitlines()[0]
+    assert not any(name in header for name in (*SELECTIONS, *TRAINING))
+    complete(tmp_path, summary)
+    del summary["methods"]["ce"]["validation"], summary["methods"]["ce"]["train_clean"]
+    save(tmp_path, summary)
+    with report.write(tmp_path)[0].open(newline="") as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    for method, entry in summary["methods"].items():
+        for prefix, part, names in [("", entry, TRAINING), *((f"{s} ", entry.get(s), SCORES) for s in SELECTIONS)]:
+            for name in names:
+                wanted = (part[name], part["ci95"][name]) if part and name in part else ("", "")
+                found = (rows[method][prefix + name], rows[method][f"{prefix}{name} ci95"])
+                assert tuple(cell and float(cell) for cell in found) == wanted
 
 
 def test_one_seed_has_no_interval(tmp_path):
@@ -127,6 +163,61 @@ def test_many_classes_are_shown_by_their_extremes(tmp_path):
         assert f"c{index} (n {summary['class_counts'][index]})" in text
     assert f"c{int(np.argsort(accuracy)[50])} " not in text.split("│ lpg")[-1]
     assert max(map(len, text.splitlines())) <= 100
+
+
+def headers(text):
+    return text.split("┃ method")[1].split("\n")[0].replace("┃", " ").replace("ECE %", "ECE%").split()
+
+
+def test_many_medium_and_few_take_the_place_of_head_and_tail(tmp_path):
+    summary, _ = make_run(tmp_path / "ten")
+    assert headers(printed(tmp_path / "ten")) == ["overall", "balanced", "head", "tail", "NLL", "ECE%"]
+    summary, _ = make_run(tmp_path / "more", num_classes=21)
+    text = printed(tmp_path / "more")
+    assert headers(text) == ["overall", "balanced", "many", "medium", "few", "NLL", "ECE%"]
+    for name in NEW:
+        assert f" {100 * summary['methods']['lpg'][name]:.1f} " in text
+    for entry in summary["methods"].values():
+        entry["few"] = entry["ci95"]["few"] = None
+    save(tmp_path / "more", summary)
+    assert headers(printed(tmp_path / "more")) == ["overall", "balanced", "many", "medium", "NLL", "ECE%"]
+
+
+@pytest.mark.parametrize("num_classes", [10, 100])
+def test_a_summary_without_the_newer_figures_is_read(tmp_path, num_classes):
+    summary, _ = make_run(tmp_path, num_classes)
+    for entry in summary["methods"].values():
+        for name in NEW:
+            del entry[name], entry["ci95"][name]
+    save(tmp_path, summary)
+    assert headers(printed(tmp_path)) == ["overall", "balanced", "head", "tail", "NLL"]
+    with report.write(tmp_path)[0].open(newline="") as file:
+        assert {row[name] for row in csv.DictReader(file) for name in NEW} == {""}
+
+
+def test_how_the_step_is_chosen_is_shown_where_there_is_a_validation_part(tmp_path):
+    summary, _ = make_run(tmp_path)
+    assert "best by validation" not in printed(tmp_path)
+    complete(tmp_path, summary)
+    block = printed(tmp_path).split("step is chosen")[1].split("Training examples")[0]
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in block.splitlines() if line.startswith("│")]
+    expected = []
+    for name, entry in summary["methods"].items():
+        chosen = (name, "last", entry), ("", "mean of last five", entry["mean_last_five"])
+        for first, title, part in (*chosen, ("", "best by validation", entry["best_by_validation"])):
+            cells = [f"{100 * part[k]:.1f} ± {100 * part['ci95'][k]:.1f}" for k in ("overall", "balanced")]
+            expected.append([first, title, *cells])
+    assert rows == expected
+
+
+def test_what_was_learnt_of_wrong_labels_is_one_line_per_method(tmp_path):
+    summary, _ = make_run(tmp_path)
+    assert "memorised" not in printed(tmp_path)
+    complete(tmp_path, summary)
+    for name, entry in summary["methods"].items():
+        (line,) = (line for line in printed(tmp_path).splitlines() if line.startswith(f"  {name}: "))
+        cells = [f"{100 * entry[key]:.1f} ± {100 * entry['ci95'][key]:.1f}" for key in TRAINING]
+        assert line == "  {}: right labels learnt {}, wrong memorised {}, true recovered {}".format(name, *cells)
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
@@ -177,7 +268,7 @@ def panel(figure, title):
 def test_picture_shows_the_numbers(tmp_path):
     summary, truth = make_run(tmp_path)
     figure = drawn(tmp_path)
-    margin, epsilon = truth["lpg"]
+    margin, epsilon, ratio = truth["lpg"]
 
     bars = panel(figure, "lpg: signed").patches
     expected = [
@@ -189,6 +280,8 @@ def test_picture_shows_the_numbers(tmp_path):
 
     curves = [line.get_ydata() for line in panel(figure, "lpg: margin").lines[1:]]
     np.testing.assert_allclose(np.array(curves).T, margin.mean(axis=1), rtol=1e-12)
+    curves = [line.get_ydata() for line in panel(figure, "lpg: effective").lines[1:]]
+    np.testing.assert_allclose(np.array(curves).T, ratio.mean(axis=1), rtol=1e-12)
 
     for name, points in zip(summary["methods"], panel(figure, "Test accuracy").containers, strict=True):
         np.testing.assert_allclose(points.lines[0].get_ydata(), 100 * np.array(summary["methods"][name]["per_class"]))
@@ -196,6 +289,35 @@ def test_picture_shows_the_numbers(tmp_path):
         np.testing.assert_allclose((high - low) / 2, 100 * np.array(summary["methods"][name]["ci95"]["per_class"]))
     labels = [label.get_text() for label in panel(figure, "Test accuracy").get_xticklabels()]
     assert labels == [f"{c}\n{count}" for c, count in enumerate(summary["class_counts"])]
+
+
+def test_only_recorded_gradient_ratios_are_drawn(tmp_path):
+    make_run(tmp_path, methods=("ce", "lpg", "old"))
+    path = tmp_path / "old" / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("\n".join(json.dumps({k: v for k, v in line.items() if k != "gradient_ratio"}) for line in lines))
+    titles = [axes.get_title(loc="left") for axes in drawn(tmp_path).axes]
+    assert [title for title in titles if "ratio" in title] == ["lpg: effective gradient ratio"]
+
+
+def test_gradient_ratios_from_nothing_to_a_hundred_are_all_in_sight(tmp_path):
+    _, truth = make_run(tmp_path, seeds=(0,))
+    ratio = truth["lpg"][2][:, 0]
+    ratio[:, 0], ratio[:, 1] = 0.0, 100.0
+    lines = (
+        {"step": t, "seed": 0, "class_margin": [0.1] * 10, "class_epsilon": [0.1] * 10, "gradient_ratio": list(row)}
+        for t, row in enumerate(ratio)
+    )
+    edit_metrics(tmp_path, lambda text: "\n".join(map(json.dumps, lines)))
+    figure = drawn(tmp_path)
+    axes = panel(figure, "lpg: effective")
+    low, high = axes.get_ylim()
+    assert low <= 0
+    assert high >= 100
+    assert axes.get_yscale() == "symlog"
+    names = {text.get_text(): text.xyann[1] for text in axes.texts}
+    order = sorted(range(10), key=lambda c: ratio[-1, c])
+    assert sorted(names, key=names.get) == [str(c) for c in order]
 
 
 def test_a_method_without_lpg_gets_no_lpg_panel(tmp_path):
@@ -287,6 +409,15 @@ DAMAGE = {
     "score gone": (lambda s: without(s, "methods", "ce", "nll"), r"methods\.ce: nll is missing"),
     "seeds gone": (lambda s: without(s, "methods", "ce", "params_sha256"), r"methods\.ce: params_sha256 is missing"),
     "interval": (lambda s: s["methods"]["ce"].update(ci95=0.1), r"methods\.ce: ci95=0\.1: must be an object or null"),
+    "ece": (lambda s: s["methods"]["ce"].update(ece=5.1), r"methods\.ce: ece=5\.1: must lie in \[0, 1\]"),
+    "selection": (
+        lambda s: s["methods"]["ce"].update(mean_last_five=0.4),
+        r"methods\.ce: mean_last_five=0\.4: must be an object or null",
+    ),
+    "score of a selection": (
+        lambda s: s["methods"]["ce"].update(best_by_validation={"overall": 2.0}),
+        r"methods\.ce: best_by_validation\.overall=2\.0: must lie in \[0, 1\]",
+    ),
     "method": (lambda s: s["methods"].update(ce=3), r"methods\.ce=3: must be an object"),
     "steps": (lambda s: s.update(steps="many"), "steps='many': must be a whole number"),
     "noise": (lambda s: s.update(noise_rate=40), r"noise_rate=40: must lie in \[0, 1\]"),
@@ -326,6 +457,11 @@ def replace_line(number, line):
         ('{"seed": 1}', "line 2: step is missing"),
         ('{"step": 2.5, "seed": 1}', r"line 2: step=2\.5: must be a whole number"),
         ('{"step": 20, "seed": 1, "class_margin": [0.1]}', "line 2: class_margin has 1 entries: must be a list of 10"),
+        (
+            json.dumps({"step": 1, "seed": 1, **dict.fromkeys(("class_margin", "class_epsilon"), [0] * 10)})[:-1]
+            + f', "gradient_ratio": {[-1] * 10}}}',
+            r"line 2: gradient_ratio\[0\]=-1: must lie in \[0, inf\]",
+        ),
         ('{"step": 20, "seed": 1, "class_margin": "x"}', "line 2: class_margin has 'x': must be a list of 10"),
     ],
 )

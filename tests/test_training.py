@@ -22,8 +22,17 @@ def same_bits(left, right):
     return jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), left, right))
 
 
+LAYOUT = parallel.Layout.of(tiny())
+
+
 def start(of, seeds=(0,)):
-    return parallel.start(of, seeds, parallel.make_shared(of, seeds))
+    return parallel.start(of, LAYOUT, seeds, parallel.make_shared(of, LAYOUT))
+
+
+def raw(arrays, index):
+    """One micro-batch of these examples."""
+    index = jnp.asarray(index)[None]
+    return batches.take(arrays, index, index)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +47,9 @@ def prepared():
     """(recipe of lpg, training arrays) of the tiny config."""
     config = tiny()
     dataset = data.load(config.data, config.seed)
-    return recipe.build(config, recipe.Facts.of(dataset), "lpg"), batches.to_device(dataset.train)
+    return recipe.build(config, recipe.Facts.of(dataset), "lpg"), parallel.on_devices(
+        LAYOUT, batches.arrays_of(dataset.train)
+    )
 
 
 # --- what a run writes
@@ -103,8 +114,10 @@ def test_digest_is_that_of_the_raw_bytes(finished):
 def test_metrics_lines_tell_what_lpg_does(finished):
     _, home, states = finished
     lines = read_lines(home / "lpg" / "metrics.jsonl")
-    assert [(line["step"], line["seed"]) for line in lines] == [(12, 0), (12, 1), (24, 0), (24, 1)]
-    assert [line["epoch"] for line in lines] == [2, 2, 4, 4]
+    assert [(line["step"], line["seed"]) for line in lines] == [
+        (step, seed) for step in (6, 12, 18, 24) for seed in (0, 1)
+    ]
+    assert [line["epoch"] for line in lines] == [1, 1, 2, 2, 3, 3, 4, 4]
     table = lpg_jax.class_table(states["lpg"].logit_state)
     for name in ("margin", "epsilon", "accuracy", "grad_variance"):
         assert lines[-1][f"class_{name}"] == pytest.approx(table[name][1].tolist())
@@ -149,7 +162,7 @@ def test_the_other_scenarios_act_with_both_signs_and_epsilon_zero_is_plain(famil
     config = family.get_config()
     epsilon = config.lpg.epsilon
     dataset = data.load(config.data, config.seed)
-    facts, arrays = recipe.Facts.of(dataset), batches.to_device(dataset.train)
+    facts, arrays = recipe.Facts.of(dataset), parallel.on_devices(LAYOUT, batches.arrays_of(dataset.train))
 
     def three_steps(method, epsilon):
         config.lpg.epsilon = epsilon
@@ -157,7 +170,7 @@ def test_the_other_scenarios_act_with_both_signs_and_epsilon_zero_is_plain(famil
         state, _ = start(of)
         go = jax.jit(functools.partial(step.train_step, of))
         for index in range(3):
-            state, _ = go(state, batches.take(of, arrays, 40 * index + jnp.arange(of.batch_size)))
+            state, _ = go(state, raw(arrays, 40 * index + jnp.arange(of.batch_size)))
         return state
 
     plain, acting, idle = three_steps("ce", 0.0), three_steps("lpg", epsilon), three_steps("lpg", 0.0)
@@ -189,7 +202,7 @@ def die_after_evaluations(monkeypatch, number):
 
 def test_resumed_run_is_bit_identical(finished, tmp_path, monkeypatch):
     config = tiny(checkpoint__every_steps=5)
-    for evaluations in (1, 3):  # ends after step 12 of ce, saved at 10; then at the same point of lpg
+    for evaluations in (2, 5):  # ends after step 12 of ce, saved at 10; then at the same point of lpg
         with monkeypatch.context() as patch:
             die_after_evaluations(patch, evaluations)
             with pytest.raises(Killed):
@@ -279,10 +292,10 @@ def test_order_is_a_permutation_that_changes_with_epoch_and_seed(prepared):
 def test_padding_is_masked_and_changes_nothing(prepared):
     of, arrays = prepared
     go = jax.jit(functools.partial(step.train_step, of))
-    plain = batches.take(of, arrays, jnp.arange(5))
-    padded = batches.take(of, arrays, jnp.array([336, 0, 1, 336, 2, 3, 4, 336]))
-    assert padded.mask.tolist() == [False, True, True, False, True, True, True, False]
-    nonsense = padded._replace(inputs=jnp.where(padded.mask[:, None, None, None], padded.inputs, jnp.nan))
+    plain = raw(arrays, jnp.arange(5))
+    padded = raw(arrays, jnp.array([336, 0, 1, 336, 2, 3, 4, 336]))
+    assert padded.mask[0].tolist() == [False, True, True, False, True, True, True, False]
+    nonsense = padded._replace(inputs=jnp.where(padded.mask[..., None, None, None], padded.inputs, jnp.nan))
     (expected, figures), (found, found_figures) = (go(start(of)[0], batch) for batch in (plain, nonsense))
     assert not same_bits(expected.params, start(of)[0].params)
     close = functools.partial(np.testing.assert_allclose, atol=1e-6)
@@ -292,14 +305,14 @@ def test_padding_is_masked_and_changes_nothing(prepared):
 
 def test_steps_cut_anywhere_or_seed_by_seed_are_the_same(prepared):
     of, arrays = prepared
-    advance = parallel.make_advance(of, (3, 4))
-    whole = advance(*start(of, (3, 4)), arrays, 0, 13)
+    advance = parallel.make_advance(of, LAYOUT, arrays, True)
+    whole = advance((3, 4), *start(of, (3, 4)), 0, 13)
     assert whole[1].count.tolist() == [2 * 336 + 64] * 2
     pieces = start(of, (3, 4))
     for first, last in ((0, 1), (1, 6), (6, 7), (7, 13)):
-        pieces = advance(*pieces, arrays, first, last)
+        pieces = advance((3, 4), *pieces, first, last)
     assert same_bits(whole, pieces)
-    one, _ = parallel.make_advance(of, (4,))(*start(of, (4,)), arrays, 0, 13)
+    one, _ = parallel.make_advance(of, LAYOUT, arrays, False)((4,), *start(of, (4,)), 0, 13)
     assert one.step.shape == ()
     close = functools.partial(np.testing.assert_allclose, atol=1e-4)
     jax.tree.map(close, one[1:-1], jax.tree.map(lambda leaf: leaf[1], whole[0][1:-1]))
@@ -310,27 +323,25 @@ def test_a_plain_step_is_textbook_sgd(prepared):
     config = tiny(method="ce", num_seeds=1, model__name="linear", model__hidden=None, train__warmup_epochs=0.0)
     of = recipe.build(config, prepared[0].facts, "ce")
     state, _ = start(of)
-    batch = batches.take(of, prepared[1], jnp.arange(7))
+    batch = raw(prepared[1], jnp.arange(7))
     after, figures = jax.jit(functools.partial(step.train_step, of))(state, batch)
     head = jax.tree.map(np.float64, state.params["head"])
     x = np.asarray(prepared[1].inputs[:7], np.float64).reshape(7, -1)
     x = (x - of.facts.mean[0]) / of.facts.std[0]
     logits = x @ head["kernel"] + head["bias"]
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    rows = p - np.eye(10)[np.asarray(batch.labels)]
+    rows = p - np.eye(10)[np.asarray(batch.labels[0])]
     gradient = x.T @ rows / 7 + 5e-4 * head["kernel"]
     np.testing.assert_allclose(after.params["head"]["kernel"], head["kernel"] - 0.1 * gradient, atol=1e-6)
     np.testing.assert_allclose(after.params["head"]["bias"], head["bias"] - 0.1 * rows.mean(0), atol=1e-6)
-    assert float(figures.loss) == pytest.approx(-np.log(p[np.arange(7), batch.labels]).sum(), rel=1e-5)
-    assert float(figures.hits) == (p.argmax(-1) == np.asarray(batch.labels)).sum()
+    assert float(figures.loss) == pytest.approx(-np.log(p[np.arange(7), batch.labels[0]]).sum(), rel=1e-5)
+    assert float(figures.hits) == (p.argmax(-1) == np.asarray(batch.labels[0])).sum()
 
 
 def test_start_is_the_same_for_every_method(prepared):
-    shared = parallel.make_shared(prepared[0], (0, 1))
-    starts = [
-        parallel.start(recipe.build(tiny(), prepared[0].facts, name), (0, 1), shared)[0].params
-        for name in ("ce", "lpg")
-    ]
+    shared = parallel.make_shared(prepared[0], LAYOUT)
+    recipes = [recipe.build(tiny(), prepared[0].facts, name) for name in ("ce", "lpg")]
+    starts = [parallel.start(of, LAYOUT, (0, 1), shared)[0].params for of in recipes]
     assert same_bits(*starts)
     kernel = starts[0]["head"]["kernel"]
     assert not jnp.any(kernel[0] == kernel[1]), "seeds differ"
@@ -340,8 +351,9 @@ def test_bfloat16_computes_coarsely_but_keeps_float32(prepared):
     states = []
     for dtype in ("float32", "bfloat16"):
         of = recipe.build(tiny(train__dtype=dtype), prepared[0].facts, "lpg")
-        batch = batches.take(of, prepared[1], jnp.arange(64))
-        assert batch.inputs.dtype == dtype
+        batch = raw(prepared[1], jnp.arange(64))
+        seen = batches.prepare(of, jax.tree.map(lambda leaf: leaf[0], batch), None)
+        assert seen.inputs.dtype == dtype
         states.append(jax.jit(functools.partial(step.train_step, of))(start(of)[0], batch)[0])
     assert not same_bits(states[0].params, states[1].params)
     floats = [leaf for leaf in jax.tree.leaves(states[1]._replace(key=None)) if jnp.issubdtype(leaf.dtype, jnp.inexact)]

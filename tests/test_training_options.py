@@ -8,15 +8,29 @@ import numpy as np
 import pytest
 from tiny_config import tiny
 
-from configs import default, digits_balanced, digits_longtail, digits_noisy
-from lpg_jax import training
+from configs import (
+    cifar_balanced,
+    cifar_longtail,
+    cifar_noisy,
+    default,
+    digits_balanced,
+    digits_longtail,
+    digits_noisy,
+    embeddings,
+)
+from lpg_jax import descent, training
 from lpg_jax.training import methods, settings
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"parallel": "pmap"}, "parallel='pmap': must be 'jit'"),
+        ({"parallel": "mpi"}, "parallel='mpi': must be one of 'jit', 'pmap'"),
+        ({"num_devices": 99}, "num_devices=99: here are only 8"),
+        ({"train__micro_batches": 65}, r"train\.micro_batches=65: must be <= train\.batch_size"),
+        ({"train__feed": "disk"}, r"train\.feed='disk': must be one of 'device', 'host'"),
+        ({"augment__crop": 99}, r"augment\.crop=99: must"),
+        ({"log__wandb_mode": "loud"}, r"log\.wandb_mode='loud': must be"),
         ({"method": "lpg,sam"}, "method='sam': must be 'ce', 'lpg', or both"),
         ({"method": "ce,,lpg"}, "method='ce,,lpg': must be a comma list of different methods"),
         ({"method": "ce,ce"}, "method='ce,ce': must be a comma list of different methods"),
@@ -114,7 +128,32 @@ def test_config_files(family):
     with pytest.raises(ValueError, match="variant='huge': must be one of '', 'tiny'"):
         family.get_config("huge")
     for variant in family.VARIANTS if hasattr(family, "VARIANTS") else default.VARIANTS:
-        config = family.get_config(variant)
-        settings.check(config)
-        assert training.field_names(config) == training.field_names(default.get_config())
-        methods.build("lpg", config, [3, 2, 1])
+        check_config(family.get_config(variant))
+
+
+@pytest.mark.parametrize(
+    ("family", "variants"),
+    [
+        (cifar_balanced, ("", "cifar100,wrn28_10", "laptop,resnet32,lpg")),
+        (cifar_longtail, ("", "cifar100,ce", "laptop")),
+        (cifar_noisy, ("", "cifar100,instance", "human,lpg", "pair,laptop")),
+        (embeddings, ("", "noisy,laptop")),
+    ],
+)
+def test_config_families(family, variants):
+    with pytest.raises(ValueError, match="variant='lpg,huge': 'huge': no such word; one word of each of "):
+        family.get_config("lpg,huge")
+    with pytest.raises(ValueError, match="variant='lpg,ce': 'ce': method is 'lpg' already"):
+        family.get_config("lpg,ce")
+    texts = set()
+    for variant in variants:
+        check_config(family.get_config(variant))
+        texts.add(training.digest(family.get_config(variant)))
+    assert len(texts) == len(variants)
+
+
+def check_config(config):
+    settings.check(config)
+    descent.from_config(config.train, 97)
+    assert training.field_names(config) == training.field_names(default.get_config())
+    methods.build("lpg", config, [3, 2, 1])

@@ -23,10 +23,12 @@ class Descent(NamedTuple):
 
 
 def from_config(train: Any, steps_per_epoch: int) -> Descent:
-    """Put together gradient clipping, weight decay, momentum or Adam, and the learning-rate schedule, in this order.
+    """Put together clipping, noise, weight decay, momentum or Adam, and the learning-rate schedule, in this order.
 
     Weight decay is added to the gradient for "sgd" (coupled, as in the paper) and to Adam's direction for "adamw"
-    (decoupled); either way it is multiplied by the learning rate.
+    (decoupled); either way it is multiplied by the learning rate. Gradient noise is Eq. 4 of the paper with a constant
+    sigma [paper], drawn afresh in each step from the key of `with_noise_key`, and the same on every device: the chain
+    works on the gradient of the whole batch.
 
     | field of `train` | meaning |
     |---|---|
@@ -40,6 +42,10 @@ def from_config(train: Any, steps_per_epoch: int) -> Descent:
     | milestones, step_factor | "step" only: multiply by the factor after these fractions of the training |
     | warmup_epochs | >= 0, linear; (k + 1) / n of the schedule in step k < n |
     | clip_norm | > 0: clip the global norm of the gradient; 0: off |
+    | gradient_noise | >= 0: standard deviation of Gaussian noise on every entry of the (clipped) gradient; 0: off |
+
+    The long-tail protocol of LDAM-DRW (CIFAR-LT: 200 epochs, linear warm-up over 5, x 0.01 at epoch 160 and again at
+    180) is schedule="step", milestones=(0.8, 0.9), step_factor=0.01, warmup_epochs=5.0.
 
     Args:
       train: ConfigDict, or any object with the attributes above; None for milestones or step_factor is their default.
@@ -64,6 +70,10 @@ def from_config(train: Any, steps_per_epoch: int) -> Descent:
     links: list[tuple[str, optax.GradientTransformation]] = []
     if train.clip_norm > 0:
         links.append((f"clip to global norm {train.clip_norm:g}", optax.clip_by_global_norm(train.clip_norm)))
+    if train.gradient_noise > 0:
+        sigma = train.gradient_noise
+        noise = optax.add_noise(eta=sigma**2, gamma=0.0, key=0)  # eta is a variance; the key is a seed's own
+        links.append((f"Gaussian noise of standard deviation {sigma:g}", noise))
     if train.optimizer == "sgd":
         links += [(decay_text, decay)] if train.weight_decay > 0 else []
         if train.momentum > 0:
@@ -75,6 +85,35 @@ def from_config(train: Any, steps_per_epoch: int) -> Descent:
     links.append((schedule_text, optax.scale_by_learning_rate(schedule)))
     texts, transformations = zip(*links, strict=True)
     return Descent(optax.chain(*transformations), schedule, texts)
+
+
+def with_noise_key(opt_state: Any, key: jax.Array) -> Any:
+    """Lets the gradient noise follow from a seed's key; without it every seed would draw the same noise.
+
+    To be called once, on the state before the first step (under vmap for a population of seeds); from then on the
+    state carries its key along, so that a resumed run goes on with the same noise.
+
+    Args:
+      opt_state: of `Descent.tx.init`, for one seed.
+      key: [] typed PRNG key.
+
+    Returns:
+      The state with that key; `opt_state` itself if the chain has no noise.
+
+    Raises:
+      ValueError: a key that is no single typed key (the state holds one, and a checkpoint expects it).
+
+    Example:
+      >>> opt_state = optax.add_noise(eta=0.01, gamma=0.0, key=0).init(jnp.zeros(3))
+      >>> jax.random.key_data(with_noise_key(opt_state, jax.random.key(7)).rng_key).tolist()
+      [0, 7]
+    """
+    noise = optax.tree_utils.tree_get(opt_state, "AddNoiseState")
+    if noise is None:
+        return opt_state
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape:
+        raise ValueError(f"key={key.dtype}{list(key.shape)}: must be one typed key, as of jax.random.key")
+    return optax.tree_utils.tree_set(opt_state, AddNoiseState=noise._replace(rng_key=key))
 
 
 def _weight_decay(train: Any) -> tuple[optax.GradientTransformation, str]:
@@ -117,6 +156,9 @@ def _check(train: Any) -> None:
     _require(train, "weight_decay", lambda v: 0 <= v < math.inf, "must be >= 0 and finite")
     _require(train, "warmup_epochs", lambda v: 0 <= v < train.epochs, "must be >= 0 and below train.epochs")
     _require(train, "clip_norm", lambda v: 0 <= v < math.inf, "must be > 0, or 0 for no clipping")
+    _require(train, "gradient_noise", lambda v: 0 <= v < math.inf, "must be >= 0 and finite")
+    # Its square, the variance that optax wants, must neither vanish nor overflow in float32.
+    _require(train, "gradient_noise", lambda v: v == 0 or 1e-18 <= v <= 1e18, "must be 0 or between 1e-18 and 1e18")
     if train.nesterov and train.momentum == 0:
         raise ValueError("train.nesterov=True: has no effect with train.momentum=0.0; raise it or set False")
     if train.decayed != DECAYED[0] and train.weight_decay == 0:

@@ -21,9 +21,12 @@ __all__ = ["show", "write"]
 def write(workdir: str | Path) -> list[Path]:
     """Write WORKDIR/table.csv and WORKDIR/classes.png from the files of a finished run; existing ones are replaced.
 
-    `table.csv`: one row per method with overall, balanced, head, tail, nll and one accuracy per class, each followed
-    by its 95 % half-width over seeds (empty with one seed); fractions in [0, 1], nll in nats; training counts stand
-    in the header. `classes.png`: per-class accuracy of every method, and for LPG methods signed epsilon and margins.
+    `table.csv`: one row per method with overall, balanced, head, tail, many, medium, few, nll and ece of the last step;
+    where measured train_clean, train_memorised, train_recovered, and the scores again under "mean_last_five",
+    "best_by_validation" and "validation" ("mean_last_five overall", ...); then one accuracy per class, with its
+    training count in the header. Each is followed by its 95 % half-width over seeds (empty with one seed). All are
+    fractions in [0, 1] but nll, in nats; empty is "not measured". `classes.png`: per-class accuracy of every method,
+    and for LPG methods signed epsilon, margins and effective gradient ratios.
 
     Args:
       workdir: directory of a finished run.
@@ -49,8 +52,10 @@ def write(workdir: str | Path) -> list[Path]:
 def show(workdir: str | Path, console: Console | None = None) -> None:
     """Print a finished run as tables in percent, mean ± 95 % half-width over seeds.
 
-    Classes become columns, with their training counts in the header, in as many blocks as the terminal needs; above
-    20 classes only each method's best and worst classes are printed.
+    With more than 20 classes many, medium and few take the place of head and tail. Runs with a validation part get a
+    table of the last step, the mean of the last five, and the best step by validation; runs with wrong labels a line on
+    what was learnt of the training set. Classes become columns, with their training counts in the header, in as many
+    blocks as the terminal needs; above 20 classes only each method's best and worst classes are printed.
 
     Args:
       workdir: directory of a finished run.

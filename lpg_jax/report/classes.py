@@ -1,7 +1,8 @@
 """classes.png: what each class got, and what LPG did to it to get there.
 
 From top to bottom, classes in the same columns: test accuracy of every method; one row per LPG method with the signed
-epsilon at the end; margins over training. Drawn on a bare `Figure`, so pyplot's global state is never touched.
+epsilon at the end; margins over training, and effective gradient ratios where they were recorded. Drawn on
+a bare `Figure`, so pyplot's global state is never touched.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import SymmetricalLogLocator
 
 from lpg_jax.report import style
 from lpg_jax.report.records import History, Method, Run
 from lpg_jax.report.table import MAX_COLUMNS, describe
 
 FEW = 12  # up to this many classes, curves carry their class's name; beyond, a colour bar tells the rank
-_FACETS = 3  # margin panels side by side
+_FACETS = 3  # panels of curves side by side
+_NARROW = 4.0  # a gradient ratio above this needs a logarithmic axis
 _SOME = 6  # names under the columns where there is no room for all
 _HOLLOW = {"markerfacecolor": "white", "markeredgecolor": style.INK, "markeredgewidth": 0.9}
 
@@ -45,8 +48,10 @@ def draw(run: Run, histories: dict[str, History]) -> Figure:
     """
     order = class_order(run.class_counts)
     columns = max(1, min(len(histories), _FACETS))
-    facet_rows = math.ceil(len(histories) / columns)
-    heights = [2.7, *[1.6] * len(histories), *[2.8] * facet_rows]
+    rated = {name: history for name, history in histories.items() if np.isfinite(history.gradient_ratio).any()}
+    kinds = [(_margins, histories), (_ratios, rated)]
+    first_rows = np.cumsum([1 + len(histories), *(math.ceil(len(shown) / columns) for _, shown in kinds)])
+    heights = [2.7, *[1.6] * len(histories), *[2.8] * int(first_rows[-1] - first_rows[0])]
     figure = Figure(figsize=(style.WIDTH, sum(heights) + 0.5), layout="constrained")
     grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
     top = figure.add_subplot(grid[0, :])
@@ -58,10 +63,11 @@ def draw(run: Run, histories: dict[str, History]) -> Figure:
         _epsilons(axes, name, history, order)
         _name_classes(axes, run, order, shown=row == len(histories))
     facets = []
-    for index, (name, history) in enumerate(histories.items()):
-        row, column = divmod(index, columns)
-        facets.append(figure.add_subplot(grid[1 + len(histories) + row, column]))
-        _margins(facets[-1], name, run, history, order)
+    for (plot, shown), first_row in zip(kinds, first_rows[:-1], strict=True):
+        for index, (name, history) in enumerate(shown.items()):
+            row, column = divmod(index, columns)
+            facets.append(figure.add_subplot(grid[first_row + row, column]))
+            plot(facets[-1], name, run, history, order)
     if facets and len(order) > FEW:
         _rank_bar(figure, facets, run, order)
     return figure
@@ -138,29 +144,47 @@ def _epsilons(axes: Axes, name: str, history: History, order: np.ndarray) -> Non
 
 def _margins(axes: Axes, name: str, run: Run, history: History, order: np.ndarray) -> None:
     axes.set_title(f"{name}: margin over training")
+    axes.set_ylabel("margin (> 0: amplified)")
     axes.axhline(0, color=style.INK, linewidth=0.8)
-    marker = "o" if len(history.steps) == 1 else None
+    _curves(axes, run, history.steps, history.margin, order)
+
+
+def _ratios(axes: Axes, name: str, run: Run, history: History, order: np.ndarray) -> None:
+    axes.set_title(f"{name}: effective gradient ratio")
+    axes.set_ylabel("edited / plain norm")
+    axes.axhline(1, color=style.INK, linewidth=0.8)
+    wide = np.nanmax(history.gradient_ratio) > _NARROW
+    if wide:
+        axes.set_yscale("symlog", linthresh=1)  # a class dampened to nothing is at 0, which has no logarithm
+        axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1, subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+    _curves(axes, run, history.steps, history.gradient_ratio, order, low=0.0 if wide else None)
+
+
+def _curves(
+    axes: Axes, run: Run, steps: np.ndarray, values: np.ndarray, order: np.ndarray, low: float | None = None
+) -> None:
+    """One curve per class of values [T, C], named at its end unless there are many; `low` is where the axis begins."""
+    marker = "o" if len(steps) == 1 else None
     crowded = len(order) > FEW
     for colour, index in zip(style.class_colours(len(order)), order, strict=True):
-        curve = history.margin[:, index]
-        axes.plot(history.steps, curve, color=colour, marker=marker, linewidth=0.7 if crowded else 1.5)
+        axes.plot(steps, values[:, index], color=colour, marker=marker, linewidth=0.7 if crowded else 1.5)
     axes.set_xlabel("step")
-    axes.set_ylabel("margin (> 0: amplified)")
+    axes.set_ylim(bottom=low)
     if not crowded:
-        _name_curves(axes, run, history, order)
+        _name_curves(axes, run, float(steps[-1]), values[-1][order], order)
 
 
-def _name_curves(axes: Axes, run: Run, history: History, order: np.ndarray) -> None:
+def _name_curves(axes: Axes, run: Run, step: float, last: np.ndarray, order: np.ndarray) -> None:
     """Write each class's name where its curve ends; names that would overlap are moved apart and joined by a line."""
-    last = history.margin[-1][order]
     shown = np.flatnonzero(np.isfinite(last))
-    low, high = axes.get_ylim()
-    fractions = spread((last[shown] - low) / (high - low), 0.075)
+    to_fraction = axes.transData - axes.transAxes
+    heights = to_fraction.transform(np.column_stack([np.full(len(shown), step), last[shown]]))[:, 1]
     colours = style.class_colours(len(order))
-    for place, fraction in zip(shown, fractions, strict=True):
+    for place, fraction in zip(shown, spread(heights, 0.075), strict=True):
         axes.annotate(
             run.class_names[order[place]],
-            xy=(float(history.steps[-1]), float(last[place])),
+            xy=(step, float(last[place])),
             xytext=(1.04, float(fraction)),
             textcoords="axes fraction",
             va="center",

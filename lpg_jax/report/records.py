@@ -10,21 +10,31 @@ import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-SCORES = ("overall", "balanced", "head", "tail", "nll")
+SCORES = ("overall", "balanced", "head", "tail", "many", "medium", "few", "nll", "ece")
+TRAINING = ("train_clean", "train_memorised", "train_recovered")
+SELECTIONS = ("mean_last_five", "best_by_validation", "validation")
+_OPTIONAL = ("many", "medium", "few", "ece", *TRAINING)  # what runs of version 0.1 have not measured
 _RERUN = "start launch.py on this work directory again: it resumes and writes the file anew"
 _TOLERANCE = 1e-6  # a mean over float32 seeds may exceed 1 by rounding
+
+
+class Scores(NamedTuple):
+    """Means and 95 % half-widths over seeds by name; all but nll are fractions in [0, 1], NaN is "not measured"."""
+
+    mean: dict[str, float]
+    half: dict[str, float]
 
 
 class Method(NamedTuple):
     """One method of a run; accuracies are fractions in [0, 1], NaN stands for "not measured"."""
 
     name: str
-    scores: dict[str, float]  # mean over seeds of SCORES
-    scores_ci: dict[str, float]  # half-width of the 95 % interval over seeds
+    last: Scores  # SCORES on the test part after the last step, and TRAINING
+    selections: dict[str, Scores]  # those of SELECTIONS that the run has, SCORES each
     per_class: np.ndarray  # [C] test accuracy, mean over seeds
     per_class_ci: np.ndarray  # [C]
     num_seeds: int
@@ -47,6 +57,10 @@ class History(NamedTuple):
     steps: np.ndarray  # [T]
     margin: np.ndarray  # [T, C] signed: > 0 amplified, < 0 dampened
     signed_epsilon: np.ndarray  # [T, C] sign(margin) * epsilon
+    gradient_ratio: np.ndarray  # [T, C] norms of edited logit gradients over plain ones, between this step and the last
+
+
+Logged: TypeAlias = dict[int, dict[int, np.ndarray]]  # seed -> step -> [3, C]
 
 
 def read_run(workdir: str | Path) -> Run:
@@ -96,13 +110,12 @@ def read_history(workdir: str | Path, method: str, num_classes: int) -> History 
     path = Path(workdir) / method / "metrics.jsonl"
     if not path.is_file():
         raise ValueError(f"{path}: not found; {_RERUN}")
-    logged: dict[int, dict[int, tuple[np.ndarray, np.ndarray]]] = {}  # seed -> step -> margin, epsilon
+    logged: Logged = {}
     for number, record in _lines(path):
         try:
             step, seed = (_whole(record, key) for key in ("step", "seed"))
             if "class_margin" in record:
-                margin, epsilon = (_vector(record, key, num_classes) for key in ("class_margin", "class_epsilon"))
-                logged.setdefault(seed, {})[step] = (margin, epsilon)
+                logged.setdefault(seed, {})[step] = _of_classes(record, num_classes)
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}; remove that line to report on the rest") from error
     if logged and not set.intersection(*map(set, logged.values())):
@@ -129,11 +142,18 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, record
 
 
-def _average(logged: dict[int, dict[int, tuple[np.ndarray, np.ndarray]]]) -> History:
+def _of_classes(record: dict[str, Any], num_classes: int) -> np.ndarray:
+    """margin, epsilon and gradient ratio, [3, C]."""
+    margin, epsilon = (_vector(record, key, num_classes) for key in ("class_margin", "class_epsilon"))
+    missing = {"gradient_ratio": [None] * num_classes}
+    return np.array([margin, epsilon, _vector(missing | record, "gradient_ratio", num_classes, 0.0)])
+
+
+def _average(logged: Logged) -> History:
     steps = sorted(set.intersection(*map(set, logged.values())))
-    stacked = np.array([[of_seed[step] for step in steps] for of_seed in logged.values()])  # [seeds, T, 2, C]
-    margin, epsilon = stacked[:, :, 0], stacked[:, :, 1]
-    return History(np.array(steps), _mean(margin), _mean(np.sign(margin) * epsilon))
+    stacked = np.array([[of_seed[step] for step in steps] for of_seed in logged.values()])  # [seeds, T, 3, C]
+    margin, epsilon, ratio = np.moveaxis(stacked, 2, 0)
+    return History(np.array(steps), _mean(margin), _mean(np.sign(margin) * epsilon), _mean(ratio))
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
@@ -170,22 +190,41 @@ def _parse_method(name: str, entry: Any, num_classes: int, summary: dict[str, An
     try:
         if not isinstance(seeds, (dict, list)):
             raise ValueError("params_sha256 is missing: must map each seed to a digest")
-        ci95 = entry.get("ci95") or {}
-        if not isinstance(ci95, dict):
-            raise ValueError(f"ci95={ci95!r:.60}: must be an object or null")
-        ci95 = {key: ci95.get(key) for key in (*SCORES, "per_class")}
-        if ci95["per_class"] is None:
-            ci95["per_class"] = [None] * num_classes
         return Method(
             name=name,
-            scores={key: _number(entry, key, 0.0, math.inf if key == "nll" else 1.0) for key in SCORES},
-            scores_ci={key: _number(ci95, key, 0.0) for key in SCORES},
+            last=_scores(entry, (*SCORES, *TRAINING)),
+            selections={key: _selection(entry, key) for key in SELECTIONS if entry.get(key) is not None},
             per_class=_vector(entry, "per_class", num_classes, 0.0, 1.0),
-            per_class_ci=_vector(ci95, "per_class", num_classes, 0.0),
+            per_class_ci=_vector({"per_class": [None] * num_classes} | _ci95(entry), "per_class", num_classes, 0.0),
             num_seeds=len(seeds),
         )
     except ValueError as error:
         raise ValueError(f"methods.{name}: {error}") from error
+
+
+def _selection(entry: dict[str, Any], key: str) -> Scores:
+    if not isinstance(entry[key], dict):
+        raise ValueError(f"{key}={entry[key]!r:.60}: must be an object or null")
+    try:
+        return _scores(entry[key], SCORES)
+    except ValueError as error:
+        raise ValueError(f"{key}.{error}") from error
+
+
+def _scores(entry: dict[str, Any], names: tuple[str, ...]) -> Scores:
+    means, halves = dict.fromkeys(_OPTIONAL) | entry, dict.fromkeys(names) | _ci95(entry)
+    return Scores(
+        {name: _number(means, name, 0.0, math.inf if name == "nll" else 1.0) for name in names},
+        {name: _number(halves, name, 0.0) for name in names},
+    )
+
+
+def _ci95(entry: dict[str, Any]) -> dict[str, Any]:
+    """The half-widths that there are; one seed has none."""
+    ci95 = entry.get("ci95") or {}
+    if not isinstance(ci95, dict):
+        raise ValueError(f"ci95={ci95!r:.60}: must be an object or null")
+    return {key: value for key, value in ci95.items() if value is not None}
 
 
 def _get(record: dict[str, Any], key: str) -> Any:

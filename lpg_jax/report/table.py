@@ -12,24 +12,28 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from lpg_jax.report.records import SCORES, Method, Run
+from lpg_jax.report.records import SCORES, TRAINING, Method, Run, Scores
 
 MAX_COLUMNS = 20  # with more classes than this, single classes are shown by their extremes only
 _EXTREMES = 3
+_HEADERS = {"nll": "NLL", "ece": "ECE %"}
+_STEPS = {"last": "last", "mean_last_five": "mean of last five", "best_by_validation": "best by validation"}
+_NO_SCORES = Scores(dict.fromkeys(SCORES, math.nan), dict.fromkeys(SCORES, math.nan))
 
 
 def write_csv(run: Run, path: Path) -> None:
     """Write one row per method; classes keep their index order and carry their training count in the header."""
     classes = [f"{name} (n={count:g})" for name, count in zip(run.class_names, run.class_counts, strict=True)]
-    header = ["method", "seeds", *(name + suffix for name in (*SCORES, *classes) for suffix in ("", " ci95"))]
+    measured = [_flat(method) for method in run.methods]
+    names = list(dict.fromkeys(name for columns in measured for name in columns))
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(header)
-        for method in run.methods:
-            means = [*method.scores.values(), *method.per_class]
-            halves = [*method.scores_ci.values(), *method.per_class_ci]
-            cells = [value for pair in zip(means, halves, strict=True) for value in pair]
-            writer.writerow([method.name, method.num_seeds, *("" if math.isnan(v) else repr(float(v)) for v in cells)])
+        writer.writerow(["method", "seeds", *(n + suffix for n in (*names, *classes) for suffix in ("", " ci95"))])
+        for method, columns in zip(run.methods, measured, strict=True):
+            pairs = [columns.get(name, (math.nan, math.nan)) for name in names]
+            pairs += zip(method.per_class, method.per_class_ci, strict=True)
+            cells = ["" if math.isnan(value) else repr(float(value)) for pair in pairs for value in pair]
+            writer.writerow([method.name, method.num_seeds, *cells])
 
 
 def print_tables(run: Run, console: Console) -> None:
@@ -40,6 +44,11 @@ def print_tables(run: Run, console: Console) -> None:
     if Measurement.get(console, console.options.update(max_width=10_000), scores).maximum > console.width:
         scores = scores_table(run, "\n±")
     console.print(scores)
+    if any("best_by_validation" in method.selections for method in run.methods):
+        console.print(Text("Test accuracy in % by how the reported step is chosen", style="bold"))
+        console.print(steps_table(run))
+    for line in training_lines(run):
+        console.print(line)
     if len(counts) > MAX_COLUMNS:
         title = (
             f"Best and worst of {len(counts)} classes in % (n = training examples: {counts.min():g}-{counts.max():g})"
@@ -63,15 +72,49 @@ def describe(run: Run) -> str:
 
 
 def scores_table(run: Run, separator: str = " ± ") -> Table:
-    """One row per method: accuracies in percent and NLL in nats, mean and 95 % half-width."""
+    """One row per method: accuracies and ECE in percent, NLL in nats, mean and 95 % half-width."""
+    names = score_names(run)
     table = _table()
-    for name in SCORES:
-        table.add_column("NLL" if name == "nll" else name, justify="right", no_wrap=True)
+    for name in names:
+        table.add_column(_HEADERS.get(name, name), justify="right", no_wrap=True)
     for method in run.methods:
-        percents = [_percent(method.scores[name], method.scores_ci[name], separator) for name in SCORES[:-1]]
-        nll = _cell(method.scores["nll"], method.scores_ci["nll"], 3, separator)
-        table.add_row(Text(method.name), *percents, nll)
+        table.add_row(Text(method.name), *(_score(method.last, name, separator) for name in names))
     return table
+
+
+def score_names(run: Run) -> list[str]:
+    """The scores worth a column: with many classes many, medium and few in place of head and tail; none unmeasured."""
+    measured = {name for name in SCORES for method in run.methods if not math.isnan(method.last.mean[name])}
+    groups = [name for name in ("many", "medium", "few") if name in measured]
+    if len(run.class_counts) <= MAX_COLUMNS or not groups:
+        groups = ["head", "tail"]
+    return ["overall", "balanced", *groups, "nll", *(["ece"] if "ece" in measured else [])]
+
+
+def steps_table(run: Run) -> Table:
+    """Test accuracies of the last step, of the mean of the last five, and of the best step by validation."""
+    table = _table()
+    table.add_column("step", no_wrap=True)
+    for name in ("overall", "balanced"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for method in run.methods:
+        for key, title in _STEPS.items():
+            scores = method.last if key == "last" else method.selections.get(key, _NO_SCORES)
+            first, final = key == "last", title == "best by validation"
+            cells = (_score(scores, name) for name in ("overall", "balanced"))
+            table.add_row(Text(method.name if first else ""), title, *cells, end_section=final)
+    return table
+
+
+def training_lines(run: Run) -> list[Text]:
+    """How each method does on training examples with right and with wrong labels; none where labels are not noisy."""
+    lines = []
+    for method in run.methods:
+        clean, memorised, recovered = (_score(method.last, name) for name in TRAINING)
+        if {clean, memorised, recovered} != {"–"}:
+            parts = (f"right labels learnt {clean}", f"wrong memorised {memorised}", f"true recovered {recovered}")
+            lines.append(Text(f"  {method.name}: {', '.join(parts)}"))
+    return [Text("Training examples in %", style="bold"), *lines] if lines else []
 
 
 def classes_table(run: Run, classes: list[int]) -> Table:
@@ -100,6 +143,17 @@ def extremes_table(run: Run) -> Table:
     return table
 
 
+def _flat(method: Method) -> dict[str, tuple[float, float]]:
+    """{column: (mean, half-width)} of all that this method has measured, and of all SCORES."""
+    parts = {"": method.last, **{f"{key} ": scores for key, scores in method.selections.items()}}
+    return {
+        prefix + name: (mean, scores.half[name])
+        for prefix, scores in parts.items()
+        for name, mean in scores.mean.items()
+        if prefix + name in SCORES or not math.isnan(mean)
+    }
+
+
 def _line(run: Run, method: Method, index: int) -> str:
     accuracy = _percent(method.per_class[index], method.per_class_ci[index])
     return f"{accuracy}  {run.class_names[index]} (n {run.class_counts[index]:g})"
@@ -124,6 +178,11 @@ def _blocks(run: Run, width: int) -> list[list[int]]:
         blocks[-1].append(index)
         used += cost
     return blocks
+
+
+def _score(scores: Scores, name: str, separator: str = " ± ") -> str:
+    mean, half = scores.mean[name], scores.half[name]
+    return _cell(mean, half, 3, separator) if name == "nll" else _percent(mean, half, separator)
 
 
 def _percent(mean: float, half: float, separator: str = " ± ") -> str:

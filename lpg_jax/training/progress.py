@@ -48,7 +48,7 @@ class Bar:
 
     def advance(self, step: int, window: Window, steps_per_second: float | None) -> None:
         """Shows the step reached, the speed, and mean training loss and accuracy of all seeds."""
-        loss, hits, count = (float(np.sum(figure)) for figure in window)
+        loss, hits, count = (float(np.sum(figure)) for figure in window[:3])
         figures = f"loss {loss / count:.3f}  accuracy {100 * hits / count:.1f} %"
         speed = "" if steps_per_second is None else f"{steps_per_second:.{0 if steps_per_second >= 10 else 2}f} steps/s"
         self._rich.update(self._task, completed=step, speed=speed, figures=figures)

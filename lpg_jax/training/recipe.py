@@ -7,8 +7,11 @@ from flax import linen as nn
 
 from lpg_jax import descent, models
 from lpg_jax.data import Dataset
-from lpg_jax.training import methods
+from lpg_jax.training import augment, methods
+from lpg_jax.training.augment import Augment
 from lpg_jax.training.settings import Config
+
+AXIS = "data"  # the axis of devices that share a batch
 
 
 class Facts(NamedTuple):
@@ -54,8 +57,10 @@ class Recipe(NamedTuple):
     model: nn.Module
     method: methods.Method
     descent: descent.Descent
+    augment: Augment
     dtype: Any  # compute dtype
     batch_size: int
+    micro_batches: int  # parts that a batch is done in
     steps_per_epoch: int
     total_steps: int
 
@@ -73,20 +78,24 @@ def build(config: Config, facts: Facts, method: str) -> Recipe:
     """
     dtype = jnp.dtype(config.train.dtype)
     steps_per_epoch = -(-facts.train_size // config.train.batch_size)
+    axis_name = AXIS if config.parallel == "pmap" else None
     return Recipe(
         facts=facts,
-        model=_model(config.model, facts.num_classes, dtype),
+        model=_model(config.model, facts.num_classes, dtype, axis_name),
         method=methods.build(method, config, facts.class_counts),
         descent=descent.from_config(config.train, steps_per_epoch),
+        augment=augment.from_config(config.augment, facts.input_shape),
         dtype=dtype,
         batch_size=config.train.batch_size,
+        micro_batches=config.train.micro_batches,
         steps_per_epoch=steps_per_epoch,
         total_steps=config.train.epochs * steps_per_epoch,
     )
 
 
-def _model(fields: Any, num_classes: int, dtype: Any) -> nn.Module:
+def _model(fields: Any, num_classes: int, dtype: Any, axis_name: str | None) -> nn.Module:
     options = {name: value for name, value in fields.items() if name != "name" and value is not None}
+    options |= {} if axis_name is None else {"axis_name": axis_name}
     try:
         return models.create(fields.name, num_classes, dtype=dtype, **options)
     except ValueError as error:

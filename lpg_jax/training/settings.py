@@ -9,8 +9,16 @@ import jax
 
 Config: TypeAlias = Any  # an ml_collections.ConfigDict, whose fields a type checker cannot know
 
-DTYPES = ("float32", "bfloat16", "float64")
-FREE = ("checkpoint.", "log.")  # fields that leave the result as it is, so that a resumed run may change them
+CHOICES = {
+    "parallel": ("jit", "pmap"),
+    "train.dtype": ("float32", "bfloat16", "float64"),
+    "train.feed": ("device", "host"),
+}
+FREE = (
+    "checkpoint.",
+    "log.",
+    "num_devices",
+)  # fields that leave the result as it is, so that a resumed run may change them
 
 
 class ConfigError(ValueError):
@@ -66,18 +74,20 @@ def check(config: Config) -> None:
     Raises:
       ValueError: names field=value and what is supported.
     """
-    if config.parallel != "jit":
-        raise ValueError(f"parallel={config.parallel!r}: must be 'jit'")
-    if config.train.dtype not in DTYPES:
-        raise ValueError(f"train.dtype={config.train.dtype!r}: must be one of {', '.join(map(repr, DTYPES))}")
+    values = flat(config.to_dict())
+    for name, known in CHOICES.items():
+        if values[name] not in known:
+            raise ValueError(f"{name}={values[name]!r}: must be one of {', '.join(map(repr, known))}")
     if config.train.dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise ValueError("train.dtype='float64': needs jax.config.update('jax_enable_x64', True), as launch.py does")
     least = {"seed": 0, "num_seeds": 1, "train.batch_size": 1, "train.epochs": 1, "evaluate.every_epochs": 1}
     least |= {"checkpoint.every_steps": 0, "checkpoint.keep": 1, "lpg.pgd_steps": 0}
-    values = flat(config.to_dict())
+    least |= {"train.micro_batches": 1, "num_devices": 0}
     for name, low in least.items():
         if values[name] < low:
             raise ValueError(f"{name}={values[name]}: must be >= {low}")
+    if config.train.micro_batches > config.train.batch_size:
+        raise ValueError(f"train.micro_batches={config.train.micro_batches}: must be <= train.batch_size")
     if config.seed + config.num_seeds > 2**31:
         raise ValueError(f"seed={config.seed}: must be below 2**31 - num_seeds")
 

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lpg_jax import descent
+
 if TYPE_CHECKING:
     from lpg_jax.training.recipe import Recipe
 
 # One random stream per purpose, all from a seed's key: the method is in none of them, so methods are paired.
-INIT, ORDER, DROPOUT = range(3)
+INIT, ORDER, DROPOUT, AUGMENT, NOISE = range(5)
 
 
 class TrainState(NamedTuple):
@@ -24,7 +26,7 @@ class TrainState(NamedTuple):
 
 
 def stream(key: jax.Array, purpose: int, index: jax.Array | int) -> jax.Array:
-    """The key of a purpose (`INIT`, `ORDER`, `DROPOUT`) at an epoch or step."""
+    """The key of a purpose (`INIT`, `ORDER`, ...) at an epoch or step."""
     return jax.random.fold_in(jax.random.fold_in(key, purpose), index)
 
 
@@ -48,7 +50,7 @@ def create(recipe: "Recipe", key: jax.Array, variables: Any) -> TrainState:
         step=jnp.zeros([], jnp.int32),
         params=params,
         batch_stats=variables.get("batch_stats", {}),
-        opt_state=recipe.descent.tx.init(params),
+        opt_state=descent.with_noise_key(recipe.descent.tx.init(params), stream(key, NOISE, 0)),
         logit_state=recipe.method.tx.init(row),
         key=key,
     )

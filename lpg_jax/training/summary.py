@@ -2,17 +2,23 @@
 
 import platform
 import subprocess
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 import lpg_jax
+from lpg_jax.training import metrics
 from lpg_jax.training.recipe import Facts
 from lpg_jax.training.settings import Config
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
+_PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "chex", "orbax-checkpoint", "ml-collections"),
+    *("numpy", "scikit-learn", "tensorflow-datasets"),
+)
 
 
 def compose(
@@ -29,27 +35,42 @@ def compose(
       seconds: this process has spent on it.
 
     Returns:
-      {methods: {NAME: {overall, balanced, head, tail, nll, per_class, ci95, params_sha256, restored_steps}},
-      class_counts, class_names, noise_rate, dataset, seeds, steps, device, wall_time, versions, git_revision, command};
-      wall_time in seconds: "total" of the process that finished the run, and one entry per method.
+      {methods: {NAME: the entry of `records.result`}, class_counts, class_names, shots, noise_rate, dataset, seeds,
+      steps, device, wall_time, versions, git_revision, command}; shots: how many classes have many, medium and few
+      training examples (`metrics.shots`); wall_time in seconds: "total" of the process that finished the run, and one
+      entry per method.
     """
     names = ("class_counts", "class_names", "noise_rate")
+    groups = metrics.shots(np.asarray(facts.class_counts))
     return {
         "methods": {name: {k: v for k, v in entry.items() if k != "seconds"} for name, entry in results.items()},
         **{name: getattr(facts, name) for name in names},
+        "shots": {name: len(classes) for name, classes in groups.items()},
         "dataset": config.data.name,
         "seeds": list(range(config.seed, config.seed + config.num_seeds)),
         "steps": steps,
-        "device": _device(),
         "wall_time": {"total": seconds, **{name: entry["seconds"] for name, entry in results.items()}},
-        "versions": {
-            "lpg_jax": lpg_jax.__version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in _PACKAGES},
-        },
-        "git_revision": _git_revision(),
-        "command": command,
+        **_origin(command),
     }
+
+
+def provenance(command: str) -> dict[str, Any]:
+    """What a run must say of itself when it starts; call it then, for run.json.
+
+    Args:
+      command: how the run was started.
+
+    Returns:
+      {device: {platform, kind, count}, versions: {package: version}, git_revision, command, started}; started is the
+      time of this call in UTC by ISO 8601, to the second.
+    """
+    return {**_origin(command), "started": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def _origin(command: str) -> dict[str, Any]:
+    versions = {"lpg_jax": lpg_jax.__version__, "python": platform.python_version()}
+    versions |= {name: version(name) for name in _PACKAGES}
+    return {"device": _device(), "versions": versions, "git_revision": _git_revision(), "command": command}
 
 
 def _device() -> dict[str, Any]:

@@ -2,12 +2,16 @@
 
 WORKDIR/config.json         the config that it belongs to, written first
 WORKDIR/dataset.json        `Facts` of its data
+WORKDIR/run.json            where it came from: revision, versions, command; once more for every time it was resumed
 WORKDIR/METHOD/metrics.jsonl, restored_steps.json, checkpoints/, result.json (written when the method is done)
 WORKDIR/summary.json        written when all methods are done
 """
 
 import json
 import os
+import shutil
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,7 @@ from lpg_jax.training import settings
 from lpg_jax.training.recipe import Facts
 from lpg_jax.training.settings import ConfigError
 
-CONFIG, DATASET, SUMMARY = "config.json", "dataset.json", "summary.json"
+CONFIG, DATASET, SUMMARY, RUN = "config.json", "dataset.json", "summary.json", "run.json"
 METRICS, RESTORED, CHECKPOINTS, RESULT = "metrics.jsonl", "restored_steps.json", "checkpoints", "result.json"
 _PART = ".part"
 
@@ -83,6 +87,63 @@ def claim(workdir: Path, config: dict[str, Any], facts: dict[str, Any]) -> None:
         raise ConfigError(
             f"workdir={str(workdir)!r}: cannot be written ({error.strerror}); give another one"
         ) from error
+
+
+def check_room(workdir: Path, needed_bytes: int) -> None:
+    """Checks that a run can write into `workdir`, absent or not, and leaves nothing behind.
+
+    Args:
+      workdir: directory of the run.
+      needed_bytes: what all checkpoints of the run take; those that are there already count as room.
+
+    Raises:
+      ConfigError: it cannot be made or written, or the disk has too little room.
+
+    Example:
+      >>> check_room(Path("runs/mine"), needed_bytes=12_000_000)
+    """
+    named = f"workdir={str(workdir)!r}"
+    existing = next(path for path in (workdir.absolute(), *workdir.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(b"x")
+        free = shutil.disk_usage(existing).free + _bytes_below(workdir.glob(f"*/{CHECKPOINTS}"))
+    except OSError as error:
+        raise ConfigError(f"{named}: cannot be written ({error.strerror}); give another one") from error
+    if free < needed_bytes:
+        raise ConfigError(
+            f"{named}: {_size(free)} free, but its checkpoints need about {_size(needed_bytes)}; free some space, set "
+            "checkpoint.keep lower, or give another workdir"
+        )
+
+
+def _bytes_below(directories: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for top in directories for path in top.rglob("*") if path.is_file())
+
+
+def _size(number: float) -> str:
+    """12345678 -> '12.3 MB'."""
+    units = iter(("bytes", "kB", "MB", "GB"))
+    unit = next(units)
+    while number >= 1000 and (larger := next(units, None)):
+        number, unit = number / 1000, larger
+    return f"{number:.3g} {unit}" if number < 1000 else f"{number:.0f} {unit}"
+
+
+def write_run(workdir: Path, entry: dict[str, Any]) -> None:
+    """Writes run.json: `entry` itself at the first call, and later ones in its list "resumed".
+
+    Args:
+      workdir: of the run; exists.
+      entry: JSON values, about how the program was started this time.
+    """
+    path = workdir / RUN
+    try:
+        first = read_json(path, dict) if path.exists() else entry
+        content = first | {"resumed": [*first.get("resumed", []), entry]} if path.exists() else first
+    except (ConfigError, TypeError):  # no reason to lose a run
+        content = {"damaged": "the entries before were lost", "resumed": [entry]}
+    write_json(path, content)
 
 
 def read_facts(workdir: Path) -> Facts:

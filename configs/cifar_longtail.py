@@ -1,0 +1,32 @@
+"""CIFAR-10-LT and CIFAR-100-LT: exponential long tail 100:1, ResNet-32, the protocol of LDAM-DRW.
+
+    python launch.py --config=configs/cifar_longtail.py
+    python launch.py --config=configs/cifar_longtail.py:cifar100,lpg --config.data.imbalance=10.0
+    python launch.py --config=configs/cifar_longtail.py:laptop
+
+Words after the colon, with commas: cifar10 or cifar100; both (methods), ce or lpg; laptop.
+
+200 epochs of 12,406 images (CIFAR-100: 10,847), batch 128, learning rate 0.1 with 5 epochs of warm-up, x0.01 at 160 and
+again at 180, weight decay 2e-4, crop and flip; 3 seeds. LPG lengthens the logit gradients of classes rarer than the
+geometric middle and shortens the others', by 0.1.
+
+LAPTOP
+"""
+
+from configs import default
+
+
+def get_config(variant: str = "") -> default.Config:
+    """The config; see above for the words of the variant."""
+    chosen = default.words(variant, data=("cifar10", "cifar100"), method=default.METHODS, size=("full", "laptop"))
+    config = default.cifar(default.get_config(), chosen["data"])
+    config.method = default.methods(chosen["method"])
+    config.data.imbalance = 100.0
+    config.model.name = "resnet32"
+    config.train.weight_decay = 2e-4
+    config.train.warmup_epochs = 5.0
+    config.train.milestones, config.train.step_factor = (0.8, 0.9), 0.01
+    config.lpg.split = "frequency"
+    config.lpg.threshold = 0.5
+    config.lpg.epsilon = 0.1
+    return default.laptop(config, epochs=8) if chosen["size"] == "laptop" else config

@@ -1,0 +1,33 @@
+"""A linear head on frozen feature vectors of your own, long-tailed or noisily labelled: seconds on a laptop.
+
+    python launch.py --config=configs/embeddings.py --config.data.path=features.npz
+    python launch.py --config=configs/embeddings.py:noisy,lpg --config.data.path=features.npz
+
+Words after the colon, with commas: longtail (LPG by class frequency) or noisy (by the variance of a class's logit
+gradients); both (methods), ce or lpg; laptop (2 seeds, 10 epochs).
+
+The file, from any network that you trust (labels are integers 0 .. C-1, vectors are standardised per dimension):
+
+    numpy.savez("features.npz", x_train=vectors, y_train=labels, x_test=..., y_test=...)   # [N, D], [N]
+
+Without x_test, y_test, 30 % of each class are held out. Counts are used as they come; data.imbalance > 1 cuts a long
+tail out of them. Then `python launch.py --predict=features.npz --workdir=DIR` lists the most suspect labels.
+
+EMBEDDINGS
+"""
+
+from configs import default
+
+
+def get_config(variant: str = "") -> default.Config:
+    """The config; see above for the words of the variant."""
+    chosen = default.words(variant, problem=("longtail", "noisy"), method=default.METHODS, size=("full", "laptop"))
+    config = default.get_config()
+    config.method = default.methods(chosen["method"])
+    config.num_devices = 1
+    config.data.name = "npz"
+    config.model.name = "linear"
+    config.train.epochs, config.train.weight_decay = 50, 1e-4
+    config.lpg.split = "frequency" if chosen["problem"] == "longtail" else "gradient_variance"
+    config.lpg.epsilon = 0.1
+    return default.shrink(config) if chosen["size"] == "laptop" else config
