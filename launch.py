@@ -21,8 +21,9 @@ own; the table of all of them also goes to WORKDIR/sweep.csv.
     python launch.py --config=configs/digits_longtail.py --sweep=local
     python launch.py --config=configs/digits_longtail.py --sweep=slurm --slurm.partition=gpu --slurm.timeout_min=60
 
---sweep=local | slurm     one after the other here, or as SLURM jobs (extra "slurm"), for which it waits; an interrupt
-                          cancels them. A field set by --config.FIELD has that value in all runs, whatever sweep() says
+--sweep=local | slurm     here, where small networks that differ in eps, learning rate and the like are one vmapped
+                          program, or as SLURM jobs (extra "slurm"), for which it waits; an interrupt cancels them.
+                          A field set by --config.FIELD has that value in all runs, whatever sweep() says
 --slurm.KEY=VALUE         of the jobs, as submitit calls it; timeout_min is 1440 unless given
 
 A finished run, used: class probabilities to CSV; with labels also their loss and the norm of their logit gradient
@@ -74,7 +75,7 @@ def main(argv: list[str]) -> int:
         return launch(parse(argv), shlex.join(argv), Console())
     except (CommandError, training.ConfigError) as error:
         code, text = 2, f"error: {error}"
-    except FloatingPointError as error:
+    except (FloatingPointError, OSError) as error:  # such as a disk that is full
         code, text = 1, f"error: {error}"
     except Interrupted as error:
         code, text = error.exit_code, str(error)

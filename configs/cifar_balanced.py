@@ -11,7 +11,8 @@ Batch 128, learning rate 0.1, x0.1 at epochs 100 and 150, weight decay 5e-4, cro
 logit gradients of the classes whose running training accuracy is below the mean over classes and shortens the others',
 by 0.1 (the paper's "mean" and "fixed").
 
-LAPTOP
+`:laptop` trains a ResNet-8 for 2 epochs, one seed: accuracy 60.7 % with ce and 59.9 % with lpg; 9 minutes on two very
+busy CPU cores (jax 0.10.2). The full run has not been made here.
 """
 
 from configs import default

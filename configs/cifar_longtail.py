@@ -10,7 +10,15 @@ Words after the colon, with commas: cifar10 or cifar100; both (methods), ce or l
 again at 180, weight decay 2e-4, crop and flip; 3 seeds. LPG lengthens the logit gradients of classes rarer than the
 geometric middle and shortens the others', by 0.1.
 
-LAPTOP
+`:laptop` trains a ResNet-8 for 12 epochs, one seed. Accuracy in %, one run of 7 minutes on two busy CPU cores (jax
+0.10.2):
+
+| method | overall | head | tail | NLL |
+|---|---|---|---|---|
+| ce | 37.0 | 70.1 | 3.9 | 2.17 |
+| lpg | 38.0 | 68.3 | 7.7 | 1.88 |
+
+The full run has not been made here; published figures for cross-entropy with a ResNet-32 are 70.4 to 71.4 %.
 """
 
 from configs import default
@@ -29,4 +37,4 @@ def get_config(variant: str = "") -> default.Config:
     config.lpg.split = "frequency"
     config.lpg.threshold = 0.5
     config.lpg.epsilon = 0.1
-    return default.laptop(config, epochs=8) if chosen["size"] == "laptop" else config
+    return default.laptop(config, epochs=12) if chosen["size"] == "laptop" else config

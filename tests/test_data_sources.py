@@ -283,7 +283,7 @@ def png(image):
     return file
 
 
-def build_tfds(data_dir, name, splits, features, **info):
+def build_tfds(data_dir, name, splits, features, version="1.0.0", **info):
     """Writes a TFDS set without TensorFlow; splits: {split: [example, ...]}."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import registered
@@ -293,7 +293,7 @@ def build_tfds(data_dir, name, splits, features, **info):
             yield i, {k: png(v) if isinstance(v, np.ndarray) else v for k, v in example.items()}
 
     body = {
-        "VERSION": tfds.core.Version("1.0.0"),
+        "VERSION": tfds.core.Version(version),
         "pkg_dir_path": data_dir,
         "name": name,
         "_info": lambda self: tfds.core.DatasetInfo(

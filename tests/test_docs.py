@@ -32,6 +32,7 @@ ROOMS = {
     "models": set(),
     "data": set(),
     "report": set(),
+    "analysis": {"transforms", "losses", "logit_layer", "statistics", "splits", "bounds", "checks"},
     "training": {"descent", "models", "data", "losses", "transforms", "logit_layer", "statistics", "splits", "bounds"},
 }
 

@@ -16,6 +16,8 @@ import lpg_jax
 from lpg_jax import data
 from lpg_jax.training import batches, parallel, recipe, settings
 
+pytestmark = pytest.mark.slow
+
 
 class Setting:
     """A run's parts, taken to some step by hand."""

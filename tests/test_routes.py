@@ -1,12 +1,15 @@
 """1 device = 8 devices = 8 by pmap = 2 processes, through launch.py itself, in parameters and class statistics."""
 
+import signal
 import socket
+import time
 
 import chex
 import jax
 import launching
 import numpy as np
 import pytest
+from tiny_config import read
 
 from lpg_jax import training
 from lpg_jax.training import commandline
@@ -30,19 +33,27 @@ def arguments(home, fields):
     return ["--config=configs/digits_longtail.py", f"--workdir={home}", *overrides]
 
 
-def run_processes(command):
-    """Both must end well; a process that loses the other ends by itself."""
+def start_processes(command):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     meeting = [f"--coordinator={address}", "--num_processes=2"]
-    processes = [launching.start(*command, *meeting, f"--process_id={index}") for index in range(2)]
+    return [launching.start(*command, *meeting, f"--process_id={index}") for index in range(2)]
+
+
+def end_of(processes, codes):
+    """What they printed."""
     try:
         outputs = [process.communicate(timeout=240)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert [process.returncode for process in processes] == codes, outputs
+    return outputs
+
+
+def run_processes(command):
+    outputs = end_of(start_processes(command), [0, 0])
     assert "2 cpu, by jit, 2 processes" in outputs[0]
     assert "accuracy" not in outputs[1], "one process talks and writes"
 
@@ -78,3 +89,25 @@ def test_every_route_through_launch(case, tmp_path):
         )  # fmt: skip
         print(f"{case}, {route}: {difference:.1e}")
         chex.assert_trees_all_close(found, expected, atol=tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_signal_to_one_process_stops_both_and_one_process_resumes(tmp_path):
+    """Also without a checkpoint before the signal; the end is that of the run that was left alone, to rounding."""
+    fields = {"train.epochs": 100, "train.batch_size": 17, "checkpoint.every_steps": 0, "evaluate.every_epochs": 1}
+    alone, home = (arguments(tmp_path / name, fields) for name in ("alone", "stopped"))
+    launching.run(*alone)
+    processes = start_processes(home)
+    lines, end = tmp_path / "stopped" / "lpg" / "metrics.jsonl", time.monotonic() + 120
+    while not lines.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    for output in end_of(processes, [143, 143]):
+        assert "SIGTERM: a checkpoint was saved at step" in output
+    launching.run(*home)
+    steps = read(tmp_path / "stopped" / "summary.json")["methods"]["lpg"]["restored_steps"]
+    assert len(steps) == 1
+    assert 0 < steps[0] < 2000
+    for found, expected in zip(jax.tree.leaves(final(home)), jax.tree.leaves(final(alone)), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-3)

@@ -43,7 +43,7 @@ def _elsewhere(tmp_path, monkeypatch):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """`training.run` replaced: directories in the order of the calls; writes a summary, or fails on epsilon 0.2."""
+    """`training.run` replaced, no populations: directories in the order of the calls; epsilon 0.2 and 0.3 fail."""
     made = []
 
     def run(config, home, *, console=None, command=""):
@@ -59,6 +59,7 @@ def calls(monkeypatch):
         (home / "summary.json").write_text(json.dumps({"methods": {"ce": entry, "lpg": entry}}))
 
     monkeypatch.setattr(sweep.runner, "run", run)
+    monkeypatch.setattr(sweep, "populations", lambda runs: [[run] for run in runs])
     return made
 
 
@@ -289,11 +290,11 @@ def test_a_wrong_command_gets_one_line(arguments, message, capsys):
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """A sweep of two small runs, trained."""
+    """A sweep of two small runs, trained one after the other; a population would equal them to rounding only."""
     home = tmp_path_factory.mktemp("sweep")
     runs = sweep.expand(tiny(**SHORT), {"lpg.epsilon": [0.05, 0.5]}, home)
     sweep.check(runs)
-    return runs, sweep.run_local(runs)
+    return runs, [sweep.Outcome(run, sweep.train(run)) for run in runs]
 
 
 def test_real_runs_differ_where_the_grid_does(done):

@@ -144,6 +144,24 @@ def test_a_validation_part_is_measured(tmp_path):
     assert entry["ci95"]["per_class"] == [None] * 10
 
 
+def test_noisy_labels_are_exported_and_train_another_run(tmp_path):
+    """Also who was mistaken for whom, and what was learnt of the right, the wrong and the true labels."""
+    noise = {"data__noise__kind": "pair", "data__noise__rate": 0.3}
+    fields = {"data__imbalance": 1.0, "num_seeds": 1, "method": "ce", "train__epochs": 2}
+    training.run(tiny(**fields, **noise), tmp_path / "first")
+    again = {"data__noise__kind": "file", "data__noise__path": str(tmp_path / "first" / "labels.npz")}
+    training.run(tiny(**fields, **again), tmp_path / "second")
+    assert digests(tmp_path / "first", "ce") == digests(tmp_path / "second", "ce")
+    written, summary = read(tmp_path / "first" / "noise.json"), read(tmp_path / "first" / "summary.json")
+    assert written["rate"] == summary["noise_rate"] == pytest.approx(0.3, abs=0.03)
+    confusion = np.array(written["confusion"])
+    np.testing.assert_allclose(confusion.sum(1), 1)
+    np.testing.assert_allclose(np.diag(confusion) + np.diag(np.roll(confusion, -1, axis=1)), 1)
+    entry = summary["methods"]["ce"]
+    assert entry["train_clean"] > entry["train_recovered"] > 0
+    assert 0 < entry["train_memorised"] < 1
+
+
 # --- the perturbation acts, with both signs, in every scenario
 
 
@@ -215,6 +233,19 @@ def test_resumed_run_is_bit_identical(finished, tmp_path, monkeypatch):
         lines = (tmp_path / name / "metrics.jsonl").read_text()
         assert lines == (finished[1] / name / "metrics.jsonl").read_text()
         assert same_bits(state, finished[2][name]), "statistics, optimizer and key, too"
+
+
+@pytest.mark.parametrize("num_devices", [3, 4])
+def test_a_checkpoint_restores_on_other_devices(finished, tmp_path, monkeypatch, num_devices):
+    """64 examples are spread over 3 devices, too; equal to rounding."""
+    with monkeypatch.context() as patch:
+        die_after_evaluations(patch, 2)
+        with pytest.raises(Killed):
+            training.run(tiny(checkpoint__every_steps=5, method="lpg"), tmp_path)
+    states = training.run(tiny(checkpoint__every_steps=5, method="lpg", num_devices=num_devices), tmp_path)
+    assert read(tmp_path / "summary.json")["methods"]["lpg"]["restored_steps"] == [10]
+    close = functools.partial(np.testing.assert_allclose, atol=2e-5)
+    jax.tree.map(close, states["lpg"][1:-1], finished[2]["lpg"][1:-1])
 
 
 def test_finished_run_is_not_trained_again(finished, monkeypatch):

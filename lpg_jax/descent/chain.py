@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import optax
 
@@ -49,6 +50,7 @@ def from_config(train: Any, steps_per_epoch: int) -> Descent:
 
     Args:
       train: ConfigDict, or any object with the attributes above; None for milestones or step_factor is their default.
+        learning_rate and weight_decay may be traced; then they are not checked, and weight decay is taken to be > 0.
       steps_per_epoch: >= 1.
 
     Returns:
@@ -66,6 +68,7 @@ def from_config(train: Any, steps_per_epoch: int) -> Descent:
     total = train.epochs * steps_per_epoch
     schedule, schedule_text = _schedule(train, steps_per_epoch, total)
     decay, decay_text = _weight_decay(train)
+    decays = _is_traced(train.weight_decay) or train.weight_decay > 0
     nesterov = ", Nesterov" if train.nesterov else ""
     links: list[tuple[str, optax.GradientTransformation]] = []
     if train.clip_norm > 0:
@@ -75,13 +78,13 @@ def from_config(train: Any, steps_per_epoch: int) -> Descent:
         noise = optax.add_noise(eta=sigma**2, gamma=0.0, key=0)  # eta is a variance; the key is a seed's own
         links.append((f"Gaussian noise of standard deviation {sigma:g}", noise))
     if train.optimizer == "sgd":
-        links += [(decay_text, decay)] if train.weight_decay > 0 else []
+        links += [(decay_text, decay)] if decays else []
         if train.momentum > 0:
             links.append((f"momentum {train.momentum:g}{nesterov}", optax.trace(train.momentum, train.nesterov)))
     else:
         adam = optax.scale_by_adam(b1=train.momentum, nesterov=train.nesterov)
         links.append((f"Adam, b1 {train.momentum:g}{nesterov}", adam))
-        links += [(decay_text, decay)] if train.weight_decay > 0 else []
+        links += [(decay_text, decay)] if decays else []
     links.append((schedule_text, optax.scale_by_learning_rate(schedule)))
     texts, transformations = zip(*links, strict=True)
     return Descent(optax.chain(*transformations), schedule, texts)
@@ -119,7 +122,7 @@ def with_noise_key(opt_state: Any, key: jax.Array) -> Any:
 def _weight_decay(train: Any) -> tuple[optax.GradientTransformation, str]:
     mask = None if train.decayed == "all" else _is_kernel
     what = "all parameters" if train.decayed == "all" else "kernels"
-    return optax.add_decayed_weights(train.weight_decay, mask), f"weight decay {train.weight_decay:g} on {what}"
+    return optax.add_decayed_weights(train.weight_decay, mask), f"weight decay {_text(train.weight_decay)} on {what}"
 
 
 def _is_kernel(params: Any) -> Any:
@@ -127,7 +130,7 @@ def _is_kernel(params: Any) -> Any:
 
 
 def _schedule(train: Any, steps_per_epoch: int, total: int) -> tuple[Callable[[Any], Any], str]:
-    text = f"learning rate {train.learning_rate:g}, {train.schedule} over {total} steps"
+    text = f"learning rate {_text(train.learning_rate)}, {train.schedule} over {total} steps"
     if train.schedule == "constant":
         base = optax.constant_schedule(train.learning_rate)
     elif train.schedule == "cosine":
@@ -161,7 +164,7 @@ def _check(train: Any) -> None:
     _require(train, "gradient_noise", lambda v: v == 0 or 1e-18 <= v <= 1e18, "must be 0 or between 1e-18 and 1e18")
     if train.nesterov and train.momentum == 0:
         raise ValueError("train.nesterov=True: has no effect with train.momentum=0.0; raise it or set False")
-    if train.decayed != DECAYED[0] and train.weight_decay == 0:
+    if train.decayed != DECAYED[0] and not _is_traced(train.weight_decay) and train.weight_decay == 0:
         raise ValueError(f"train.decayed={train.decayed!r}: has no effect with train.weight_decay=0.0")
     if train.schedule == "step":
         if train.milestones is not None:
@@ -186,5 +189,14 @@ def _choice(train: Any, field: str, choices: tuple[str, ...]) -> None:
 
 
 def _require(train: Any, field: str, accepts: Callable[[Any], bool], rule: str) -> None:
-    if not accepts(getattr(train, field)):  # NaN fails every comparison
-        raise ValueError(f"train.{field}={getattr(train, field)}: {rule}")
+    value = getattr(train, field)
+    if not _is_traced(value) and not accepts(value):  # NaN fails every comparison
+        raise ValueError(f"train.{field}={value}: {rule}")
+
+
+def _is_traced(value: Any) -> bool:
+    return isinstance(value, jax.core.Tracer)
+
+
+def _text(value: Any) -> str:
+    return "(traced)" if _is_traced(value) else f"{value:g}"

@@ -12,7 +12,7 @@
 | parallel | compiled programs; the only place that knows of seeds as an axis, of devices and of processes |
 | loop, checkpoint, signals | from step to step, and how a run survives |
 | metrics, records, progress, trackers, summary | what is measured, written and shown on the way |
-| commandline, sweep | a command line as a value; many runs |
+| commandline, grid, sweep | a command line as a value; a grid of configs; many runs |
 | predict | `load`: a finished run as a function; labels that look wrong to it |
 """
 

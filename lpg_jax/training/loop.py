@@ -1,9 +1,10 @@
-"""Trains one method: all seeds, from wherever its checkpoints stand to the end."""
+"""Trains one method: all seeds (of all runs of a population), from wherever its checkpoints stand to the end."""
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from lpg_jax.training.batches import Arrays, Part
 from lpg_jax.training.checkpoint import Checkpoints
 from lpg_jax.training.parallel import Carry, Layout, Seeds
 from lpg_jax.training.progress import Bar
-from lpg_jax.training.recipe import Recipe
+from lpg_jax.training.recipe import Recipe, Values
 from lpg_jax.training.settings import Config, ConfigError
 from lpg_jax.training.signals import Interrupted, Signals
 from lpg_jax.training.state import TrainState
@@ -48,63 +49,136 @@ class Plan(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One method to train."""
+    """One method to train, in a run alone or in a population of runs, which differ in `values` only."""
 
-    recipe: Recipe
+    recipes: tuple[Recipe, ...]  # of each run; they share the first one's program
+    homes: tuple[Path, ...]  # WORKDIR/METHOD of each run
+    values: Values  # {} for a run alone
     plan: Plan
     layout: Layout
     train: Arrays
     parts: dict[str, Part]  # what is scored: "test", perhaps "validation", "clean", ...
     shared: parallel.Shared
-    home: Path  # WORKDIR/METHOD
     signals: Signals
 
 
-def train(job: Job, bar: Bar, open_trackers: Callable[[], Trackers]) -> tuple[TrainState, dict[str, Any]]:
-    """Trains a method to the end, resuming from its newest checkpoint, and writes its metrics and its result.
+Outcome: TypeAlias = tuple[TrainState, dict[str, Any]] | FloatingPointError
+
+
+def train(job: Job, bar: Bar, open_trackers: Callable[[int], Trackers]) -> list[Outcome]:
+    """Trains a method to the end and writes the metrics and the result of every run.
+
+    A run alone is resumed from its newest checkpoint; the runs of a population begin together, at the start.
 
     Args:
       job: what to train.
       bar: told about every stretch of steps.
-      open_trackers: makes the context manager that gets every record.
+      open_trackers: number of a run -> the context manager that gets its records.
 
     Returns:
-      The final state, and (in the process that writes files) the method's entry of summary.json plus "seconds".
+      Of each run the final state, and (in the process that writes files) the method's entry of summary.json plus
+      "seconds" (of all runs of a population together); or the error that ended it: a FloatingPointError that names
+      seed and steps where a loss is not finite. Its checkpoints are from before, and the other runs went on.
 
     Raises:
-      FloatingPointError: a loss is not finite; names seed and steps. The checkpoints are from before.
       Interrupted: by a signal; a checkpoint of the step reached is saved.
     """
-    began = time.perf_counter()
-    home, plan, total = job.home, job.plan, job.recipe.total_steps
-    home.mkdir(exist_ok=True)
+    began, plan, total = time.perf_counter(), job.plan, job.recipes[0].total_steps
     drive = _Driver(job, bar)
-    with Checkpoints(home / workdir.CHECKPOINTS, plan.keep) as checkpoints, open_trackers() as trackers:
-        carries, restored_steps = _begin(job, checkpoints)
+    with ExitStack() as stack:
+        books = [stack.enter_context(Book(job, number, open_trackers)) for number in range(len(job.homes))]
+        carries = _begin(job, books)
         step = _step_of(carries)
         bar.begin(step)
         for stop, evaluates, saves in stops(plan, step, total):
-            carries, reached = drive(carries, step, stop)
+            carries, reached = drive(carries, step, stop, books)
+            if not _going(books):
+                break
             if reached < stop:
-                _save(job, checkpoints, reached, carries)
-                checkpoints.wait()
+                _save(job, books, reached, carries)
+                for book in _going(books):
+                    book.checkpoints.wait()
                 raise Interrupted(drive.signal, reached)
             step = stop
             if evaluates:
-                _record(job, carries, trackers)
+                _record(job, _going(books), carries)
                 carries = [(state, jax.tree.map(jnp.zeros_like, window)) for state, window in carries]
             if saves:
-                _save(job, checkpoints, step, carries)
-        if parallel.leads() and len(_records_of(home, total)) != len(plan.seeds):  # lines lost after the checkpoint
-            _record(job, carries, trackers)
-    state = parallel.merge([parallel.view(job.layout, state) for state, _ in carries])
+                _save(job, books, step, carries)
+        if parallel.leads():
+            behind = [book for book in _going(books) if len(book.records_of(total)) != len(plan.seeds)]
+            if behind:  # lines were lost after the checkpoint
+                _record(job, behind, carries)
+    return [book.error or _finish(job, book, carries, began) for book in books]
+
+
+class Book:
+    """What one run of a job writes; a context manager.
+
+    Attributes:
+      number: of the run.
+      recipe, home: of the run.
+      checkpoints, trackers: open until the run ends or fails.
+      restored_steps: the steps from which it was ever resumed.
+      error: what ended it before the others, if anything.
+    """
+
+    def __init__(self, job: Job, number: int, open_trackers: Callable[[int], Trackers]):
+        self.number, self.recipe, self.home = number, job.recipes[number], job.homes[number]
+        self.restored_steps: list[int] = []
+        self.error: FloatingPointError | None = None
+        self.home.mkdir(exist_ok=True)
+        with ExitStack() as stack:
+            self.checkpoints = stack.enter_context(Checkpoints(self.home / workdir.CHECKPOINTS, job.plan.keep))
+            self.trackers = stack.enter_context(open_trackers(number))
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> "Book":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def fail(self, error: FloatingPointError) -> None:
+        """Closes everything; nothing is written from now on."""
+        self.error = error
+        self._stack.__exit__(type(error), error, error.__traceback__)
+
+    def begin(self, step: int, restored: bool) -> None:
+        """Makes the files say nothing of steps after the one at which the run begins."""
+        path = self.home / workdir.RESTORED
+        self.restored_steps = workdir.read_json(path, list) if path.exists() else []
+        parallel.meet("restored steps are read")
+        if restored:
+            self.restored_steps.append(step)
+        if parallel.leads():
+            if restored:
+                workdir.write_json(path, self.restored_steps)
+            workdir.keep_lines(self.home / workdir.METRICS, step)
+
+    def records_of(self, step: int) -> list[dict[str, Any]]:
+        """The records of a step, one per seed."""
+        return [record for record in workdir.read_lines(self.home / workdir.METRICS) if record["step"] == step]
+
+
+def _going(books: list[Book]) -> list[Book]:
+    return [book for book in books if book.error is None]
+
+
+def _finish(job: Job, book: Book, carries: list[Carry], began: float) -> Outcome:
+    state = parallel.merge([parallel.view(job.layout, state) for state, _ in _of(job, book, carries)])
     if not parallel.leads():
         return state, {}
-    lines = workdir.read_lines(home / workdir.METRICS)
-    result = records.result(lines, state, plan.seeds, restored_steps, total)
+    lines = workdir.read_lines(book.home / workdir.METRICS)
+    result = records.result(lines, state, job.plan.seeds, book.restored_steps, book.recipe.total_steps)
     result["seconds"] = time.perf_counter() - began
-    workdir.write_json(home / workdir.RESULT, result)
+    workdir.write_json(book.home / workdir.RESULT, result)
     return state, result
+
+
+def _of(job: Job, book: Book, tree: Any) -> Any:
+    """What is of this run, in the form of a run alone."""
+    return parallel.of_run(tree, book.number) if job.values else tree
 
 
 def restore(recipe: Recipe, plan: Plan, layout: Layout, home: Path) -> TrainState:
@@ -144,61 +218,53 @@ def _step_of(carries: list[Carry]) -> int:
     return int(np.max(carries[0][0].step))
 
 
-def _begin(job: Job, checkpoints: Checkpoints) -> tuple[list[Carry], list[int]]:
-    """The newest checkpoint or the start, and the steps ever restored; the files then say nothing of later steps."""
-    found = checkpoints.restore(abstract(job.recipe, job.plan, job.layout), job.layout.whole)
+def _begin(job: Job, books: list[Book]) -> list[Carry]:
+    """The newest checkpoint of a run alone, or the start."""
+    recipe, seeds_of = job.recipes[0], parallel.groups(job.recipes[0], job.plan.seeds)
+    found = None
+    if not job.values:
+        found = books[0].checkpoints.restore(abstract(recipe, job.plan, job.layout), job.layout.whole)
     if found is None:
-        of_groups = parallel.groups(job.recipe, job.plan.seeds)
-        carries = [parallel.start(job.recipe, job.layout, seeds, job.shared) for seeds in of_groups]
+        carries = [parallel.start(recipe, job.layout, seeds, job.shared, job.values) for seeds in seeds_of]
     else:
         carries = [parallel.spread(job.layout, carry) for carry in found[1]]
-    step, path = _step_of(carries), job.home / workdir.RESTORED
-    restored_steps = workdir.read_json(path, list) if path.exists() else []
-    parallel.meet("restored steps are read")
-    if found is not None:
-        restored_steps.append(step)
-    if parallel.leads():
-        if found is not None:
-            workdir.write_json(path, restored_steps)
-        workdir.keep_lines(job.home / workdir.METRICS, step)
-    return carries, restored_steps
+    for book in books:
+        book.begin(_step_of(carries), found is not None)
+    return carries
 
 
-def _save(job: Job, checkpoints: Checkpoints, step: int, carries: list[Carry]) -> None:
-    checkpoints.save(step, [parallel.view(job.layout, carry) for carry in carries])
+def _save(job: Job, books: list[Book], step: int, carries: list[Carry]) -> None:
+    for book in _going(books):
+        book.checkpoints.save(step, [parallel.view(job.layout, carry) for carry in _of(job, book, carries)])
 
 
-def _records_of(home: Path, step: int) -> list[dict[str, Any]]:
-    return [record for record in workdir.read_lines(home / workdir.METRICS) if record["step"] == step]
-
-
-def _record(job: Job, carries: list[Carry], trackers: Trackers) -> None:
+def _record(job: Job, books: list[Book], carries: list[Carry]) -> None:
     scores = {
         name: parallel.merge([parallel.score(job.shared, job.layout, carry, part) for carry in carries])
         for name, part in job.parts.items()
     }
     views = [parallel.view(job.layout, carry) for carry in carries]
     state, window = parallel.merge([(state._replace(params={}, opt_state={}), window) for state, window in views])
-    if parallel.leads():
-        lines = records.lines(job.recipe, job.plan.seeds, state, window, scores)
-        workdir.append_lines(job.home / workdir.METRICS, lines)
-        trackers.log(lines)
+    for book in books if parallel.leads() else ():
+        lines = records.lines(book.recipe, job.plan.seeds, *_of(job, book, (state, window, scores)))
+        workdir.append_lines(book.home / workdir.METRICS, lines)
+        book.trackers.log(lines)
 
 
 class _Driver:
     """Takes all groups from step to step in stretches of about `_CALL_SECONDS`, or until a signal."""
 
     def __init__(self, job: Job, bar: Bar):
-        self._groups = parallel.groups(job.recipe, job.plan.seeds)
+        self._groups = parallel.groups(job.recipes[0], job.plan.seeds)
         several = len(self._groups[0]) > 1
-        self._advance = parallel.make_advance(job.recipe, job.layout, job.train, several)
+        self._advance = parallel.make_advance(job.recipes[0], job.layout, job.train, several, job.values)
         self._job, self._bar, self.signal = job, bar, 0
         self._size = 1 if jax.process_count() == 1 else _SHARED_STRETCH
         self._timed: tuple[int, float] | None = None  # steps and seconds
 
-    def __call__(self, carries: list[Carry], first: int, stop: int) -> tuple[list[Carry], int]:
-        """(carries, the step reached): `stop`, or less if a signal came."""
-        while first < stop:
+    def __call__(self, carries: list[Carry], first: int, stop: int, books: list[Book]) -> tuple[list[Carry], int]:
+        """(carries, the step reached): `stop`, or less if a signal came or every run failed."""
+        while first < stop and _going(books):
             self.signal = signals.agreed(self._job.signals.received, first)
             if self.signal:
                 return carries, first
@@ -206,15 +272,22 @@ class _Driver:
             pairs = zip(self._groups, carries, strict=True)
             carries = [self._advance(seeds, *carry, first, last) for seeds, carry in pairs]
             window = self._window(carries)  # waits for the result
-            _check_finite(window, self._job.plan.seeds, first, last)
-            self._bar.advance(last, window, self._pace(last - first, time.perf_counter() - clock))
+            for book in _going(books):
+                _check_finite(book, self._of_runs([book], window).loss, self._job.plan.seeds, first, last)
+            if going := _going(books):
+                pace = self._pace(last - first, time.perf_counter() - clock)
+                self._bar.advance(last, self._of_runs(going, window), pace)
             first = last
         return carries, first
 
     def _window(self, carries: list[Carry]) -> Window:
-        """Figures of all seeds, on the host."""
+        """Figures of all runs and seeds, on the host."""
         views = [jax.tree.map(np.asarray, parallel.view(self._job.layout, window)) for _, window in carries]
         return views[0] if len(views) == 1 else jax.tree.map(lambda *leaves: np.stack(leaves), *views)
+
+    def _of_runs(self, books: list[Book], window: Window) -> Window:
+        numbers = [book.number for book in books]
+        return jax.tree.map(lambda leaf: leaf[numbers], window) if self._job.values else window
 
     def _pace(self, steps: int, seconds: float) -> float | None:
         """Steps per second so far, without the first call, which compiles; sets the size of the next call."""
@@ -227,10 +300,11 @@ class _Driver:
         return self._timed[0] / self._timed[1]
 
 
-def _check_finite(window: Window, seeds: Seeds, first: int, last: int) -> None:
-    finite = np.isfinite(np.atleast_1d(window.loss))
+def _check_finite(book: Book, loss: np.ndarray | jax.Array, seeds: Seeds, first: int, last: int) -> None:
+    finite = np.isfinite(loss).reshape(-1)
     if not finite.all():
-        raise FloatingPointError(
+        text = (
             f"seed {seeds[int(np.argmin(finite))]}: the loss became NaN or infinite in steps {first + 1} to {last}; "
             "lower train.learning_rate or lpg.epsilon, or set train.clip_norm (earlier checkpoints are kept)"
         )
+        book.fail(FloatingPointError(text))

@@ -6,6 +6,10 @@ Several processes (`join`) are more devices on the "jit" route.
 
 Seeds of models without convolutions are trained at once by vmap (a group of several seeds, whose state has a leading
 axis [S]); those of convolutional models one beside the other (groups of one seed, without that axis).
+
+Likewise R runs of models without convolutions, on one device, that differ only in the values of some numbers
+(`recipe.POPULATION`), are trained at once: every leaf then has one more axis [R] in front. All of them see the same
+examples at the same step.
 """
 
 import contextlib
@@ -13,6 +17,7 @@ import functools
 import os
 import sys
 import traceback
+import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -25,7 +30,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from lpg_jax import models
 from lpg_jax.training import batches, metrics, state
 from lpg_jax.training.batches import Arrays, Part, Raw
-from lpg_jax.training.recipe import AXIS, Recipe
+from lpg_jax.training.recipe import AXIS, Recipe, Values, with_values
 from lpg_jax.training.settings import Config, ConfigError
 from lpg_jax.training.signals import Interrupted
 from lpg_jax.training.state import TrainState
@@ -35,6 +40,7 @@ Seeds: TypeAlias = tuple[int, ...]
 Carry: TypeAlias = tuple[TrainState, Window]
 Advance: TypeAlias = Callable[[Seeds, TrainState, Window, int, int], Carry]
 
+ALONE: Values = types.MappingProxyType({})  # of a run that is trained alone
 _SCORED = 512  # examples scored in one call, at least
 
 
@@ -130,6 +136,17 @@ def over_seeds(function: Callable[..., Any], several: bool, in_axes: Any) -> Cal
     return jax.vmap(function, in_axes) if several else function
 
 
+def over_runs(function: Callable[..., Any], values: Values, in_axes: Any) -> Callable[..., Any]:
+    """The function of (values, ...) for all runs of a population at once, or as it is for a run alone."""
+    return functools.partial(jax.vmap(function, (0, *in_axes)) if values else function, dict(values))
+
+
+@jax.jit
+def of_run(tree: Any, number: int | jax.Array) -> Any:
+    """What a population holds of one run, in the form of a run alone."""
+    return jax.tree.map(lambda leaf: leaf[number], tree)
+
+
 def _put(values: Any, sharding: NamedSharding) -> jax.Array:
     """Host values (the same in every process) as an array over all devices."""
     if jax.process_count() == 1:
@@ -166,8 +183,8 @@ def on_devices(layout: Layout, arrays: Arrays) -> Arrays:
 class Shared(NamedTuple):
     """Programs in which the method has no part, so that all methods of a run share them."""
 
-    init: Callable[[jax.Array], Any]  # seeds of a group -> (keys, variables)
-    score: Callable[..., metrics.Score]  # (params, batch_stats, raw) of a group -> figures
+    init: Callable[[Any], Any]  # seeds of a group -> (keys, variables)
+    score: Callable[..., metrics.Score]  # (params, batch_stats, raw, leading axes of the former two) -> figures
 
 
 def make_shared(recipe: Recipe, layout: Layout) -> Shared:
@@ -180,27 +197,29 @@ def make_shared(recipe: Recipe, layout: Layout) -> Shared:
     def init(seeds: jax.Array) -> Any:
         return jax.vmap(of_seed)(seeds) if seeds.ndim else of_seed(seeds)
 
-    def score(params: Any, batch_stats: Any, raw: Raw, several: bool) -> metrics.Score:
+    def score(params: Any, batch_stats: Any, raw: Raw, axes: int) -> metrics.Score:
         batch = batches.prepare(recipe, jax.tree.map(lambda leaf: leaf[0], raw), None)
-        return over_seeds(functools.partial(metrics.score_batch, recipe), several, (0, 0, None))(
-            params, batch_stats, batch
-        )
+        function = functools.partial(metrics.score_batch, recipe)
+        for _ in range(axes):  # of runs and seeds
+            function = jax.vmap(function, (0, 0, None))
+        return function(params, batch_stats, batch)
 
     return Shared(
         jax.jit(init, out_shardings=layout.whole),
-        jax.jit(score, static_argnames="several", out_shardings=layout.whole),
+        jax.jit(score, static_argnames="axes", out_shardings=layout.whole),
     )
 
 
-def start(recipe: Recipe, layout: Layout, seeds: Seeds, shared: Shared) -> Carry:
+def start(recipe: Recipe, layout: Layout, seeds: Seeds, shared: Shared, values: Values = ALONE) -> Carry:
     """State and figures of a group before the first step, on all devices."""
 
-    def of_seed(key: jax.Array, variables: Any) -> Carry:
-        return state.create(recipe, key, variables), Window.empty(recipe.facts.num_classes)
+    def of_seed(values: Values, key: jax.Array, variables: Any) -> Carry:
+        return state.create(with_values(recipe, values), key, variables), Window.empty(recipe.facts.num_classes)
 
     numbers = np.asarray(seeds, np.uint32)
     begun = shared.init(numbers if len(seeds) > 1 else numbers[0])
-    return spread(layout, jax.jit(over_seeds(of_seed, len(seeds) > 1, (0, 0)), out_shardings=layout.whole)(*begun))
+    create = over_runs(over_seeds(of_seed, len(seeds) > 1, (None, 0, 0)), values, (None, None))
+    return spread(layout, jax.jit(create, out_shardings=layout.whole)(*begun))
 
 
 def abstract_start(recipe: Recipe, layout: Layout, seeds: Seeds) -> Carry:
@@ -219,7 +238,7 @@ def score(shared: Shared, layout: Layout, carry: Carry, part: Part) -> metrics.S
     total = None
     for index in batches.sequential_order(part.index, size, part.arrays.labels.shape[0]):
         figures = shared.score(
-            current.params, current.batch_stats, fetch(index[None], index[None]), several=current.step.ndim > 0
+            current.params, current.batch_stats, fetch(index[None], index[None]), axes=current.step.ndim
         )
         total = figures if total is None else jax.tree.map(jnp.add, total, figures)
         _calm(layout, figures.nll)
@@ -227,34 +246,42 @@ def score(shared: Shared, layout: Layout, carry: Carry, part: Part) -> metrics.S
     return total
 
 
-def make_advance(recipe: Recipe, layout: Layout, arrays: Arrays, several: bool) -> Advance:
+def make_advance(recipe: Recipe, layout: Layout, arrays: Arrays, several: bool, values: Values = ALONE) -> Advance:
     """`advance(seeds, state, window, first, last)`: the steps first..last-1 of a group; donates state and window.
 
     A run cut anywhere by evaluations, checkpoints or a kill goes through the same bits. `several`: groups have more
-    than one seed.
+    than one seed. `values`: of a population, where `takes_population` allows one.
     """
     dense = isinstance(recipe.model, models.MLP)
     loops = dense or jax.default_backend() != "cpu"  # a loop around convolutions is 20 times slower on CPU
     if layout.shards == 1 and layout.feed == "device" and loops:
-        return _looped(recipe, arrays, several)
+        return _looped(recipe, arrays, several, values)
+    assert not values
     return _stepwise(recipe, layout, arrays, several)
 
 
-def _looped(recipe: Recipe, arrays: Arrays, several: bool) -> Advance:
+def takes_population(recipe: Recipe, layout: Layout) -> bool:
+    """Whether runs of this model can be trained at once."""
+    one_device = layout.shards == 1 and jax.process_count() == 1 and layout.route == "jit"
+    return one_device and layout.feed == "device" and isinstance(recipe.model, models.MLP)
+
+
+def _looped(recipe: Recipe, arrays: Arrays, several: bool, values: Values) -> Advance:
     """Many steps per call, for one device. The bounds are traced, so that one loop body serves every stretch."""
     order_of = over_seeds(functools.partial(batches.epoch_order, recipe), several, (0, None))
     places = batches.slots(recipe.batch_size, recipe.micro_batches, 1)
     length = recipe.steps_per_epoch
 
-    def one_step(carry: Carry, order: jax.Array, row: jax.Array, arrays: Arrays) -> Carry:
+    def one_step(values: Values, carry: Carry, order: jax.Array, row: jax.Array, arrays: Arrays) -> Carry:
         index = jnp.append(order[row], recipe.facts.train_size)[places]
-        return _step(recipe, *carry, batches.take(arrays, index, jnp.asarray(places)))
+        return _step(with_values(recipe, values), *carry, batches.take(arrays, index, jnp.asarray(places)))
 
-    step_of = over_seeds(one_step, several, (0, 0, None, None))
+    of_seeds = over_seeds(one_step, several, (None, 0, 0, None, None))
+    step_of = over_runs(of_seeds, values, (0, None, None, None))
 
     def advance(state: TrainState, window: Window, arrays: Arrays, first: jax.Array, last: jax.Array) -> Carry:
         def epoch(number: jax.Array, carry: Carry) -> Carry:
-            order = order_of(state.key, number)
+            order = order_of(state.key[0] if values else state.key, number)  # the same in all runs
             begin, end = jnp.maximum(first - number * length, 0), jnp.minimum(last - number * length, length)
             return jax.lax.fori_loop(begin, end, lambda row, carry: step_of(carry, order, row, arrays), carry)
 

@@ -1,17 +1,28 @@
-"""Config and data set -> everything a step needs that is no array."""
+"""Config and data set -> everything a step needs that is no array; and which runs can share one program."""
 
-from typing import Any, NamedTuple
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from lpg_jax import descent, models
 from lpg_jax.data import Dataset
-from lpg_jax.training import augment, methods
+from lpg_jax.training import augment, methods, settings
 from lpg_jax.training.augment import Augment
 from lpg_jax.training.settings import Config
 
 AXIS = "data"  # the axis of devices that share a batch
+
+# The fields in which runs of one population may differ: a compiled program takes them as numbers, one per run. Where
+# one is no number (lpg.threshold="mean", lpg.decay=None), or train.weight_decay is 0, it shapes the program instead.
+POPULATION = ("lpg.epsilon", "lpg.slope", "lpg.threshold", "lpg.decay", "train.learning_rate", "train.weight_decay")
+
+Values: TypeAlias = Mapping[str, Any]  # some fields of POPULATION -> [R], one number per run; {}: of a run alone
 
 
 class Facts(NamedTuple):
@@ -53,6 +64,8 @@ class Facts(NamedTuple):
 class Recipe(NamedTuple):
     """How one method is trained; closed over by the jitted functions."""
 
+    parts: Callable[[Values], tuple[methods.Method, descent.Descent]]  # the two below, for other values of POPULATION
+
     facts: Facts
     model: nn.Module
     method: methods.Method
@@ -79,11 +92,14 @@ def build(config: Config, facts: Facts, method: str) -> Recipe:
     dtype = jnp.dtype(config.train.dtype)
     steps_per_epoch = -(-facts.train_size // config.train.batch_size)
     axis_name = AXIS if config.parallel == "pmap" else None
+    parts = functools.partial(_parts, config, facts, method, steps_per_epoch)
+    at_logits, at_parameters = parts({})
     return Recipe(
+        parts=parts,
         facts=facts,
         model=_model(config.model, facts.num_classes, dtype, axis_name),
-        method=methods.build(method, config, facts.class_counts),
-        descent=descent.from_config(config.train, steps_per_epoch),
+        method=at_logits,
+        descent=at_parameters,
         augment=augment.from_config(config.augment, facts.input_shape),
         dtype=dtype,
         batch_size=config.train.batch_size,
@@ -91,6 +107,50 @@ def build(config: Config, facts: Facts, method: str) -> Recipe:
         steps_per_epoch=steps_per_epoch,
         total_steps=config.train.epochs * steps_per_epoch,
     )
+
+
+def with_values(recipe: Recipe, values: Values) -> Recipe:
+    """The recipe with other values of fields of `POPULATION`, a number each, perhaps traced; {}: the recipe itself."""
+    if not values:
+        return recipe
+    at_logits, at_parameters = recipe.parts(values)
+    return recipe._replace(method=at_logits, descent=at_parameters)
+
+
+def _parts(
+    config: Config, facts: Facts, method: str, steps_per_epoch: int, values: Values
+) -> tuple[methods.Method, descent.Descent]:
+    fields = SimpleNamespace(lpg=_replaced(config.lpg, "lpg.", values), operators=config.operators)
+    train = _replaced(config.train, "train.", values)
+    at_logits = methods.build(method, fields, facts.class_counts, steps_per_epoch)
+    return at_logits, descent.from_config(train, steps_per_epoch)
+
+
+def _replaced(fields: Any, prefix: str, values: Values) -> Any:
+    """A group of a config with other values, which a ConfigDict would refuse where they are traced."""
+    new = {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+    return SimpleNamespace(**{**fields.to_dict(), **new})
+
+
+def program_of(config: Config) -> str:
+    """A text that two configs share if, and only if, they differ in nothing but numbers of `POPULATION`."""
+    fields = settings.flat(settings.to_json(config))
+    shared = {name: "a number" for name in POPULATION if _is_taken(name, fields[name])}
+    return json.dumps(fields | shared, sort_keys=True)
+
+
+def _is_taken(name: str, value: Any) -> bool:
+    """Whether a program can take this value as a number."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and (name != "train.weight_decay" or value > 0)
+
+
+def values_of(configs: Sequence[Config]) -> Values:
+    """The fields of `POPULATION` in which configs of one `program_of` differ; {} for a single config."""
+    flat = [settings.flat(config.to_dict()) for config in configs]
+    columns = {name: [fields[name] for fields in flat] for name in POPULATION}
+    dtype = np.float64 if configs[0].train.dtype == "float64" else np.float32
+    return {name: np.asarray(column, dtype) for name, column in columns.items() if len(set(column)) > 1}
 
 
 def _model(fields: Any, num_classes: int, dtype: Any, axis_name: str | None) -> nn.Module:

@@ -1,9 +1,11 @@
 """`run`: a config and a work directory -> every method trained, every file written."""
 
+import dataclasses
 import functools
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -21,10 +23,14 @@ from lpg_jax.training.settings import Config, ConfigError
 from lpg_jax.training.signals import Signals
 from lpg_jax.training.state import TrainState
 
+States: TypeAlias = dict[str, TrainState]  # by method
 
-def run(
-    config: Config, workdir: str | Path, *, console: Console | None = None, command: str = ""
-) -> dict[str, TrainState]:
+# What one program trains at once; a population beyond is cut into several.
+MEMBERS = 256  # runs times seeds
+POPULATION_BYTES = 2**30  # of their states; training takes a few times that
+
+
+def run(config: Config, workdir: str | Path, *, console: Console | None = None, command: str = "") -> States:
     """Trains every method of config.method, all seeds at once, and writes WORKDIR/summary.json.
 
     The data set is fixed by config.seed; initial parameters and data order belong to the seeds
@@ -55,55 +61,167 @@ def run(
       >>> states = lpg_jax.training.run(config, "runs/mine")  # doctest: +SKIP
       >>> states["lpg"].logit_state.class_margin  # doctest: +SKIP
     """
-    began, home, console = time.perf_counter(), Path(workdir), console or Console(quiet=True)
+    (outcome,) = run_many([(config, workdir)], console=console, command=command)
+    if isinstance(outcome, FloatingPointError):
+        raise outcome
+    return outcome
+
+
+def run_many(
+    runs: Sequence[tuple[Config, str | Path]], *, console: Console | None = None, command: str = ""
+) -> list[States | FloatingPointError]:
+    """`run` for several runs at once, as a population: one program, whose states have a leading axis of runs.
+
+    Every run writes into its own work directory what it would write alone, with the same figures to rounding; wall
+    times are those of the population, whose number of runs stands in run.json. One that is cut short is resumed alone,
+    and then ends as one that was never stopped to rounding (not to the bit).
+
+    Args:
+      runs: (config, work directory) of each. Two or more must be fresh, share a `recipe.program_of` and be of a model
+        and on a device for which `parallel.takes_population` holds.
+      console, command: as of `run`.
+
+    Returns:
+      What `run` returns for each; or, of a run whose loss became NaN or infinite, the FloatingPointError. The others
+      go on.
+
+    Raises:
+      ConfigError, Interrupted: as `run`; after an interrupt every run has a checkpoint.
+
+    Example:
+      >>> states, others = run_many([(config, "runs/a"), (other, "runs/b")])  # doctest: +SKIP
+    """
+    began, console = time.perf_counter(), console or Console(quiet=True)
+    config, homes = runs[0][0], [Path(home) for _, home in runs]
     try:
-        settings.check(config)
-        trackers.check(config.log)
-        names, layout = settings.method_names(config), Layout.of(config)
-        status = files.inspect(home, settings.to_json(config))
+        status = _inspect([each for each, _ in runs], homes)
+        layout = Layout.of(config)
         parallel.meet("the work directory is inspected")
         dataset = None if status == "finished" else data.load(config.data, config.seed)
-        facts = files.read_facts(home) if dataset is None else Facts.of(dataset)
-        recipes = {name: recipe.build(config, facts, name) for name in names}
+        facts = files.read_facts(homes[0]) if dataset is None else Facts.of(dataset)
+        names = settings.method_names(config)
+        recipes = ({name: recipe.build(each, facts, name) for name in names} for each, _ in runs)
+        tasks = [Task(each, home, of) for (each, _), home, of in zip(runs, homes, recipes, strict=True)]
         if dataset is None:
-            console.print(f"{escape(str(home))}: this run is finished, nothing is trained", soft_wrap=True)
-            return {name: _restore(config, of, layout, home / name) for name, of in recipes.items()}
+            console.print(f"{escape(str(homes[0]))}: this run is finished, nothing is trained", soft_wrap=True)
+            return [{name: _restore(task, layout, name) for name in names} for task in tasks]
+        if len(runs) > 1 and not parallel.takes_population(tasks[0].first, layout):
+            raise ConfigError(
+                f"model.name={config.model.name!r}: runs on this model and device cannot be one population"
+            )
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
+    room = _room_of(tasks[0], layout) if len(tasks) > 1 else 1
+    for start in range(0, len(tasks), room):
+        _run_together(tasks[start : start + room], layout, dataset, status == "unfinished", console, command, began)
+        began = time.perf_counter()
+    return [task.error or task.states for task in tasks]
+
+
+@dataclasses.dataclass
+class Task:
+    """One run, and what has come of it so far."""
+
+    config: Config
+    home: Path
+    recipes: dict[str, Recipe]  # by method
+    states: States = dataclasses.field(default_factory=dict)
+    results: dict[str, Any] = dataclasses.field(default_factory=dict)  # by method, as of `loop.train`
+    error: FloatingPointError | None = None  # what ended it
+
+    @property
+    def first(self) -> Recipe:
+        """The recipe of its first method."""
+        return next(iter(self.recipes.values()))
+
+
+def _inspect(configs: Sequence[Config], homes: Sequence[Path]) -> str:
+    """Checks configs and directories; "new", "unfinished" or "finished", for several always "new"."""
+    for config in configs:
+        settings.check(config)
+        settings.method_names(config)
+        trackers.check(config.log)
+    found = [files.inspect(home, settings.to_json(config)) for config, home in zip(configs, homes, strict=True)]
+    if len(configs) == 1:
+        return found[0]
+    for home, status in zip(homes, found, strict=True):
+        if status != "new":
+            raise ConfigError(f"workdir={str(home)!r}: is {status}; a population begins with new ones, so run it alone")
+    if len(set(homes)) < len(homes) or len(set(map(recipe.program_of, configs))) > 1:
+        raise ConfigError(f"runs of one population must differ in {', '.join(recipe.POPULATION)} only")
+    return "new"
+
+
+def _run_together(
+    tasks: Sequence[Task],
+    layout: Layout,
+    dataset: data.Dataset,
+    resumes: bool,
+    console: Console,
+    command: str,
+    began: float,
+) -> None:
+    """Claims the directories, trains a run or a population, and writes the summaries."""
+    facts = tasks[0].first.facts
+    try:
         if parallel.leads():
-            files.check_room(home, _needed_bytes(config, recipes, layout))
-            files.claim(home, settings.to_json(config), facts._asdict())
-            files.write_run(home, summary.provenance(command))
+            needed_bytes = len(tasks) * _needed_bytes(tasks[0], layout)
+            number = {"population": len(tasks)} if len(tasks) > 1 else {}
+            for task in tasks:
+                files.check_room(task.home, needed_bytes)
+                files.claim(task.home, settings.to_json(task.config), facts._asdict())
+                files.write_run(task.home, summary.provenance(command) | number)
+                _write_noise(task.home, dataset)
         parallel.meet("the work directory is claimed")
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
     console = console if parallel.leads() else Console(quiet=True)
-    _introduce(config, recipes, layout, home, status == "unfinished", console)
-    states, results = _train(config, recipes, layout, dataset, home, console)
-    if parallel.leads():
-        steps = next(iter(recipes.values())).total_steps
-        content = summary.compose(config, facts, steps, results, command, time.perf_counter() - began)
-        files.write_json(home / files.SUMMARY, content)
+    _introduce(tasks, layout, resumes, console)
+    _train(tasks, layout, dataset, console)
+    for task in tasks:
+        if parallel.leads() and task.error is None:
+            seconds = time.perf_counter() - began
+            content = summary.compose(task.config, facts, task.first.total_steps, task.results, command, seconds)
+            files.write_json(task.home / files.SUMMARY, content)
     parallel.meet("the summary is written")
-    return states
 
 
-def _needed_bytes(config: Config, recipes: dict[str, Recipe], layout: Layout) -> int:
+def _bytes_of(recipe: Recipe, config: Config, layout: Layout) -> int:
+    """The size of the state of all seeds."""
+    tree = loop.abstract(recipe, loop.Plan.of(config, recipe.steps_per_epoch), layout)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _write_noise(home: Path, dataset: data.Dataset) -> None:
+    """The labels that are trained on, for other runs (data.noise.kind="file"), and who was mistaken for whom."""
+    train = dataset.train
+    if dataset.noise_rate == 0 or train.index is None:
+        return
+    data.save_labels(home / files.LABELS, train.labels, index=train.index, clean_labels=train.clean_labels)
+    confusion = {"rate": dataset.noise_rate, "classes": dataset.class_names, "confusion": dataset.confusion.tolist()}
+    files.write_json(home / files.NOISE, confusion)
+
+
+def _needed_bytes(task: Task, layout: Layout) -> int:
     """Disk space for the checkpoints of all methods, one of them being written beside the kept ones."""
-    sizes = []
-    for of_method in recipes.values():
-        tree = loop.abstract(of_method, loop.Plan.of(config, of_method.steps_per_epoch), layout)
-        sizes.append(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)))
-    return sum(sizes) * config.checkpoint.keep + max(sizes)
+    sizes = [_bytes_of(of_method, task.config, layout) for of_method in task.recipes.values()]
+    return sum(sizes) * task.config.checkpoint.keep + max(sizes)
 
 
-def _restore(config: Config, of_method: Recipe, layout: Layout, home: Path) -> TrainState:
-    return loop.restore(of_method, loop.Plan.of(config, of_method.steps_per_epoch), layout, home)
+def _room_of(task: Task, layout: Layout) -> int:
+    """How many runs like this one are trained at once."""
+    size = max(_bytes_of(of_method, task.config, layout) for of_method in task.recipes.values())
+    return max(1, min(MEMBERS // task.config.num_seeds, POPULATION_BYTES // size))
 
 
-def _introduce(
-    config: Config, recipes: dict[str, Recipe], layout: Layout, home: Path, resumes: bool, console: Console
-) -> None:
+def _restore(task: Task, layout: Layout, name: str) -> TrainState:
+    plan = loop.Plan.of(task.config, task.recipes[name].steps_per_epoch)
+    return loop.restore(task.recipes[name], plan, layout, task.home / name)
+
+
+def _introduce(tasks: Sequence[Task], layout: Layout, resumes: bool, console: Console) -> None:
     """Says what is about to be trained."""
-    one = next(iter(recipes.values()))
+    config, one = tasks[0].config, tasks[0].first
     facts, size = one.facts, config.train.batch_size
     params = parallel.abstract_start(one, layout, (config.seed,))[0].params
     noise = f", {100 * facts.noise_rate:.1f} % of the labels wrong" if facts.noise_rate else ""
@@ -111,45 +229,67 @@ def _introduce(
     last = config.seed + config.num_seeds - 1
     together = ", all at once" if len(parallel.groups(one, (0, 1))) == 1 else ", side by side"
     processes = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    links = zip(*(task.first.descent.description for task in tasks), strict=True)
+    homes = ", ".join(str(task.home) for task in tasks)
     lines = {
         "data": f"{config.data.name}, {facts.train_size} training examples, {low} to {high} per class{noise}",
         "model": f"{config.model.name}, {models.count_parameters(params):,} parameters, {config.train.dtype}",
         "training": f"{config.train.epochs} epochs of {one.steps_per_epoch} batches of {size}",
-        "optimizer": " -> ".join(one.descent.description),
-        "directory": f"{home}{', where an unfinished run is resumed' if resumes else ''}",
+        "optimizer": " -> ".join(" or ".join(dict.fromkeys(texts)) for texts in links),
+        "directory": f"{homes}{', where an unfinished run is resumed' if resumes else ''}",
         "seeds": f"{config.seed} to {last}{together}" if config.num_seeds > 1 else str(config.seed),
         "devices": f"{layout.shards} {jax.devices()[0].platform}, by {layout.route}{processes}",
     }
+    if len(tasks) > 1:
+        fields = ", ".join(recipe.values_of([task.config for task in tasks]))
+        lines["runs"] = f"{len(tasks)} runs as one population, which differ in {fields}"
     for name, text in lines.items():
         console.print(f"[bold]{name:<10}[/]{escape(text)}", highlight=False, soft_wrap=True)
 
 
-def _train(
-    config: Config, recipes: dict[str, Recipe], layout: Layout, dataset: data.Dataset, home: Path, console: Console
-) -> tuple[dict[str, TrainState], dict[str, Any]]:
+def _train(tasks: Sequence[Task], layout: Layout, dataset: data.Dataset, console: Console) -> None:
     """Trains the methods one after the other; one that is done already is only read."""
     train = parallel.on_devices(layout, batches.arrays_of(dataset.train))
-    parts = _parts(dataset, train, layout)
-    one = next(iter(recipes.values()))
-    plan, shared = loop.Plan.of(config, one.steps_per_epoch), parallel.make_shared(one, layout)
-    states, results = {}, {}
+    parts, one = _parts(dataset, train, layout), tasks[0].first
+    plan, shared = loop.Plan.of(tasks[0].config, one.steps_per_epoch), parallel.make_shared(one, layout)
     with Bars(console) as bars, Signals() as signals:
-        for name, of_method in recipes.items():
-            done = home / name / files.RESULT
-            if done.exists() and (home / name / files.METRICS).exists():
-                states[name] = _restore(config, of_method, layout, home / name)
-                results[name] = files.read_json(done, dict)
+        for name in tasks[0].recipes:
+            todo = [task for task in tasks if not _is_over(task, layout, name)]
+            if not todo:
                 continue
-            job = loop.Job(of_method, plan, layout, train, parts, shared, home / name, signals)
-            log = functools.partial(_open_trackers, config, home, name, plan.seeds)
-            states[name], results[name] = loop.train(job, bars.add(name, of_method.total_steps), log)
+            job = loop.Job(
+                recipes=tuple(task.recipes[name] for task in todo),
+                homes=tuple(task.home / name for task in todo),
+                values=recipe.values_of([task.config for task in todo]),
+                plan=plan,
+                layout=layout,
+                train=train,
+                parts=parts,
+                shared=shared,
+                signals=signals,
+            )
+            log = functools.partial(_open_trackers, todo, name, plan.seeds)
+            outcomes = loop.train(job, bars.add(name, one.total_steps), log)
+            for task, outcome in zip(todo, outcomes, strict=True):
+                if isinstance(outcome, FloatingPointError):
+                    task.error = outcome
+                else:
+                    task.states[name], task.results[name] = outcome
             parallel.meet(f"{name} is trained")
-    return states, results
 
 
-def _open_trackers(config: Config, home: Path, name: str, seeds: tuple[int, ...]) -> trackers.Trackers:
+def _is_over(task: Task, layout: Layout, name: str) -> bool:
+    """Whether there is nothing to train: the run failed in a method before, or was resumed after this one."""
+    done = task.home / name / files.RESULT
+    if task.error is None and done.exists() and (task.home / name / files.METRICS).exists():
+        task.states[name], task.results[name] = _restore(task, layout, name), files.read_json(done, dict)
+    return task.error is not None or name in task.states
+
+
+def _open_trackers(tasks: Sequence[Task], name: str, seeds: tuple[int, ...], number: int) -> trackers.Trackers:
     if not parallel.leads():
         return trackers.Trackers()
+    config, home = tasks[number].config, tasks[number].home
     return trackers.open_trackers(config.log, home / name, f"{home.name}/{name}", settings.to_json(config), seeds)
 
 

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from lpg_jax import descent
+from lpg_jax.transforms import RowNoiseState
 
 if TYPE_CHECKING:
     from lpg_jax.training.recipe import Recipe
 
 # One random stream per purpose, all from a seed's key: the method is in none of them, so methods are paired.
-INIT, ORDER, DROPOUT, AUGMENT, NOISE = range(5)
+INIT, ORDER, DROPOUT, AUGMENT, NOISE, ROW_NOISE = range(6)
 
 
 class TrainState(NamedTuple):
@@ -51,6 +52,18 @@ def create(recipe: "Recipe", key: jax.Array, variables: Any) -> TrainState:
         params=params,
         batch_stats=variables.get("batch_stats", {}),
         opt_state=descent.with_noise_key(recipe.descent.tx.init(params), stream(key, NOISE, 0)),
-        logit_state=recipe.method.tx.init(row),
+        logit_state=_with_noise_key(recipe.method.tx.init(row), stream(key, ROW_NOISE, 0)),
         key=key,
     )
+
+
+def _with_noise_key(logit_state: Any, key: jax.Array) -> Any:
+    """Lets the noise of `row_noise` differ between seeds: what the seed's key draws is folded into its own."""
+    bits = jax.random.bits(key)
+
+    def renew(node: Any) -> Any:
+        if not isinstance(node, RowNoiseState):
+            return node
+        return node._replace(key=jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(node.key), bits)))
+
+    return jax.tree.map(renew, logit_state, is_leaf=lambda node: isinstance(node, RowNoiseState))

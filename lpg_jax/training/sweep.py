@@ -5,21 +5,17 @@
     outcomes = run_local(runs)      # or run_slurm(runs, {"partition": "gpu"}, logs)
     rows = collect(outcomes)        # from every run's summary.json
 
-A run is an ordinary run: launch.py resumes it alone, and `load` reads it.
+A run is an ordinary run: launch.py resumes it alone, and `load` reads it. Here in one process, fresh runs that differ
+in numbers such as lpg.epsilon or train.learning_rate only are trained at once, as one vmapped population.
 """
 
-import copy
 import csv
-import hashlib
-import itertools
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
@@ -27,21 +23,31 @@ from rich.table import Table
 from rich.text import Text
 
 from lpg_jax.data.options import read_options
-from lpg_jax.training import recipe, runner, settings, workdir
+from lpg_jax.training import parallel, recipe, runner, settings, workdir
+from lpg_jax.training.grid import Run, directory_name, expand, text_of
 from lpg_jax.training.recipe import Facts
 from lpg_jax.training.settings import Config, ConfigError
 
+__all__ = [
+    "SHOWN",
+    "Outcome",
+    "Run",
+    "check",
+    "collect",
+    "directory_name",
+    "expand",
+    "is_finished",
+    "populations",
+    "run_local",
+    "run_slurm",
+    "table",
+    "train",
+    "train_population",
+    "write_csv",
+]
+
 SHOWN = ("overall", "balanced", "tail", "nll")
-_LONGEST_NAME = 150  # of a directory; file systems end at 255 bytes
 _SHARED = {"name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node"}
-
-
-class Run(NamedTuple):
-    """One point of a grid."""
-
-    point: dict[str, Any]  # dotted field -> value, as the config holds it
-    config: Config
-    home: Path  # its work directory
 
 
 class Outcome(NamedTuple):
@@ -49,84 +55,6 @@ class Outcome(NamedTuple):
 
     run: Run
     error: str  # "" if it is finished
-
-
-def expand(config: Config, grid: Mapping[str, Iterable[Any]], home: str | Path) -> list[Run]:
-    """The product of a grid, the last field changing fastest.
-
-    Args:
-      config: what the runs have in common; it is not changed.
-      grid: dotted field -> its values; {} is a single run in HOME/all.
-      home: directory of the sweep; a run lies in HOME/FIELD=VALUE,FIELD=VALUE.
-
-    Returns:
-      The runs.
-
-    Raises:
-      ConfigError: no such field, no values, a value twice, or one of another type; names field and value.
-
-    | value | in the directory's name |
-    |---|---|
-    | 0.10 or 1e-1, a NumPy number | as the config holds it: 0.1 |
-    | 1 in a field of floats | 1.0 |
-    | (64, 32) | 64x32 |
-    | with characters other than letters, digits and ._+=- | "_" for these, and a digest of the whole name at its end |
-    | a name longer than 150 characters | cut, and likewise |
-
-    Example:
-      >>> from ml_collections import ConfigDict
-      >>> config = ConfigDict({"seed": 0, "lpg": {"epsilon": 0.1}})
-      >>> runs = expand(config, {"lpg.epsilon": [0, 0.3], "seed": [1]}, "here")
-      >>> [str(run.home) for run in runs]
-      ['here/lpg.epsilon=0.0,seed=1', 'here/lpg.epsilon=0.3,seed=1']
-    """
-    axes = {field: _axis(config, field, values) for field, values in grid.items()}
-    runs = []
-    for values in itertools.product(*axes.values()):
-        point = dict(zip(axes, values, strict=True))
-        changed = copy.deepcopy(config)
-        changed.update_from_flattened_dict(point)
-        runs.append(Run(point, changed, Path(home) / directory_name(point)))
-    return runs
-
-
-def _axis(config: Config, field: str, values: Any) -> list[Any]:
-    """The values of a field, as the config holds them."""
-    if field not in settings.flat(config.to_dict()):
-        close = settings.closest_field(field, config)
-        kind = "a group of fields" if field in settings.field_names(config) else "no such field"
-        hint = f"; did you mean {close}?" if close and close != field else ""
-        raise ConfigError(f"sweep(): {field}: {kind}{hint}")
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise ConfigError(f"sweep(): {field}={values!r}: must be a list of values")
-    held = []
-    for value in values:
-        value, scratch = value.item() if isinstance(value, np.generic) else value, copy.deepcopy(config)
-        try:
-            scratch.update_from_flattened_dict({field: value})
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"sweep(): {field}={value!r}: {' '.join(str(error).split())}") from error
-        value = settings.flat(scratch.to_dict())[field]
-        if value in held:
-            raise ConfigError(f"sweep(): {field}={value!r}: stands there twice")
-        held.append(value)
-    if not held:
-        raise ConfigError(f"sweep(): {field}: has no values; give one or remove it")
-    return held
-
-
-def directory_name(point: Mapping[str, Any]) -> str:
-    """A file name for a point of a grid; other points have other names, see `expand`."""
-    whole = ",".join(f"{field}={_text(value)}" for field, value in point.items()) or "all"
-    parts = (re.sub(r"[^A-Za-z0-9._+=-]", "_", f"{field}={_text(value)}") for field, value in point.items())
-    safe = ",".join(parts) or "all"
-    if safe == whole and len(safe) <= _LONGEST_NAME:
-        return safe
-    return f"{safe[:_LONGEST_NAME]}-{hashlib.sha256(whole.encode()).hexdigest()[:6]}"
-
-
-def _text(value: Any) -> str:
-    return "x".join(map(str, value)) if isinstance(value, (tuple, list)) and value else str(value)
 
 
 def check(runs: Sequence[Run]) -> None:
@@ -201,8 +129,73 @@ def train(run: Run, command: str = "", compilation_cache: str | None = None, con
         return f"{type(error).__name__}: {error}"
 
 
+def train_population(
+    runs: Sequence[Run], command: str = "", compilation_cache: str | None = None, console: Console | None = None
+) -> list[str]:
+    """`train` for the runs of a population, all at once; if that fails as a whole, one after the other.
+
+    Returns:
+      Of each run "", or the error that ended it.
+
+    Raises:
+      KeyboardInterrupt, and any exception with an `exit_code`: the whole sweep is to stop.
+    """
+    console = console or Console(quiet=True)
+    if compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", compilation_cache)
+    _set_precision(runs[0].config)
+    try:
+        pairs = [(run.config, run.home) for run in runs]
+        outcomes = runner.run_many(pairs, console=console, command=command)
+        return [str(outcome) if isinstance(outcome, FloatingPointError) else "" for outcome in outcomes]
+    except Exception as error:  # too little memory for all of them, or something that one of them alone will tell
+        if hasattr(error, "exit_code"):
+            raise
+        text = f"no population: {type(error).__name__}: {error}; now one after the other"
+        console.print(Text(text), soft_wrap=True)
+    return ["" if is_finished(run) else train(run, command, compilation_cache, console) for run in runs]
+
+
+def populations(runs: Sequence[Run]) -> list[list[Run]]:
+    """Which runs are trained at once, by `runner.run_many`; nothing is trained or written.
+
+    | run | goes with |
+    |---|---|
+    | finished or unfinished, or its directory belongs to another config | nobody |
+    | of a model with convolutions, by pmap, on several devices, or fed from the host | nobody |
+    | with log.wandb, of which many at a time are slow to start | nobody |
+    | any other | those of which it differs in numbers of `recipe.POPULATION` only |
+
+    Args:
+      runs: as of `expand`.
+
+    Returns:
+      Every run once, in groups of one or more, which are in the order of their first runs.
+
+    Example:
+      >>> [len(group) for group in populations(expand(config, {"lpg.epsilon": [0, 1]}, "here"))]  # doctest: +SKIP
+      [2]
+    """
+    groups: dict[Any, list[Run]] = {}
+    for number, run in enumerate(runs):
+        groups.setdefault(recipe.program_of(run.config) if _joins(run) else number, []).append(run)
+    return list(groups.values())
+
+
+def _joins(run: Run) -> bool:
+    """Whether a run could be one of a population."""
+    _set_precision(run.config)
+    try:
+        if run.config.log.wandb or workdir.inspect(run.home, settings.to_json(run.config)) != "new":
+            return False
+        one = recipe.build(run.config, _stand_in(), settings.method_names(run.config)[0])
+        return parallel.takes_population(one, parallel.Layout.of(run.config))
+    except (ValueError, OSError):  # trained alone, it says so
+        return False
+
+
 def run_local(runs: Sequence[Run], console: Console | None = None, **options: Any) -> list[Outcome]:
-    """Trains the runs one after the other in this process, so that they share compiled programs.
+    """Trains the runs in this process: `populations` at once, one after the other, so that they share programs.
 
     Finished runs are skipped; one that fails does not stop the others.
 
@@ -220,15 +213,25 @@ def run_local(runs: Sequence[Run], console: Console | None = None, **options: An
     Example:
       >>> outcomes = run_local(expand(config, {"seed": [0, 1]}, "runs/seeds"))  # doctest: +SKIP
     """
-    console, outcomes = console or Console(quiet=True), []
-    for number, run in enumerate(runs, 1):
-        finished = is_finished(run)
-        state = ", finished before" if finished else ""
-        console.rule(f"{number} of {len(runs)}: {escape(run.home.name)}{state}", align="left")
-        outcomes.append(Outcome(run, "" if finished else train(run, console=console, **options)))
-        if outcomes[-1].error:
-            console.print(Text(f"failed: {outcomes[-1].error}"), soft_wrap=True)
-    return outcomes
+    console = console or Console(quiet=True)
+    number_of = {run.home: number for number, run in enumerate(runs, 1)}
+    found: dict[Path, str] = {}
+    for group in populations(runs):
+        alone, several = group[0], len(group) > 1
+        finished = not several and is_finished(alone)
+        what = f"{len(group)} runs as one population" if several else escape(alone.home.name)
+        numbers = ", ".join(str(number_of[run.home]) for run in group)
+        console.rule(f"{numbers} of {len(runs)}: {what}{', finished before' if finished else ''}", align="left")
+        errors = [""]
+        if several:
+            errors = train_population(group, console=console, **options)
+        elif not finished:
+            errors = [train(alone, console=console, **options)]
+        for run, error in zip(group, errors, strict=True):
+            found[run.home] = error
+            if error:
+                console.print(Text(f"failed: {run.home.name + ': ' if several else ''}{error}"), soft_wrap=True)
+    return [Outcome(run, found[run.home]) for run in runs]
 
 
 def run_slurm(
@@ -366,7 +369,7 @@ def _table(rows: Sequence[Mapping[str, Any]], fields: Sequence[str], separator: 
         made.add_column("NLL" if name == "nll" else name, justify="right", no_wrap=True)
     for row in rows:
         figures = (_cell(row, name, separator) for name in SHOWN) if "method" in row else ("–",) * len(SHOWN)
-        made.add_row(*(Text(_text(row[name])) for name in fields), Text(row.get("method", "failed")), *figures)
+        made.add_row(*(Text(text_of(row[name])) for name in fields), Text(row.get("method", "failed")), *figures)
     return made
 
 

@@ -4,6 +4,7 @@ WORKDIR/config.json         the config that it belongs to, written first
 WORKDIR/dataset.json        `Facts` of its data
 WORKDIR/run.json            where it came from: revision, versions, command; once more for every time it was resumed
 WORKDIR/METHOD/metrics.jsonl, restored_steps.json, checkpoints/, result.json (written when the method is done)
+WORKDIR/labels.npz, noise.json  with label noise: the labels that are trained on, their rate and confusion matrix
 WORKDIR/summary.json        written when all methods are done
 """
 
@@ -20,6 +21,7 @@ from lpg_jax.training.recipe import Facts
 from lpg_jax.training.settings import ConfigError
 
 CONFIG, DATASET, SUMMARY, RUN = "config.json", "dataset.json", "summary.json", "run.json"
+LABELS, NOISE = "labels.npz", "noise.json"
 METRICS, RESTORED, CHECKPOINTS, RESULT = "metrics.jsonl", "restored_steps.json", "checkpoints", "result.json"
 _PART = ".part"
 
