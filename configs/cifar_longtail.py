@@ -38,3 +38,8 @@ def get_config(variant: str = "") -> default.Config:
     config.lpg.threshold = 0.5
     config.lpg.epsilon = 0.1
     return default.laptop(config, epochs=12) if chosen["size"] == "laptop" else config
+
+
+def sweep() -> dict[str, list]:
+    """Field -> values, for `--sweep`."""
+    return {"lpg.epsilon": [0.03, 0.1, 0.3]}

@@ -2,11 +2,13 @@
 
     python launch.py --config=configs/cifar_noisy.py
     python launch.py --config=configs/cifar_noisy.py:cifar100,asymmetric --config.data.noise.rate=0.4
-    python launch.py --config=configs/cifar_noisy.py:human --config.data.noise.path=FILE --config.data.noise.key=worse
+    python launch.py --config=configs/cifar_noisy.py:human --config.data.noise.path=FILE --config.data.noise.key=KEY
     python launch.py --config=configs/cifar_noisy.py:laptop
 
 Words after the colon, with commas: cifar10 or cifar100; symmetric (50 %), asymmetric, pair or instance (40 %), or human
-(CIFAR-10N and -100N, from a file); both (methods), ce or lpg; laptop.
+(CIFAR-10N and -100N, from a file with one array per set of labels); both (methods), ce or lpg; laptop.
+
+"asymmetric" exchanges classes that look alike: five of CIFAR-10's ten, so that 40 % makes 20 % of all labels wrong.
 
 "symmetric" draws among the other classes, so that 50 % means 50 % wrong labels; the flag data.noise.include_self draws
 among all of them (45 % wrong on CIFAR-10). Batch 128, learning rate 0.1, x0.1 at epochs 100 and 150, weight decay 5e-4,
@@ -39,3 +41,8 @@ def get_config(variant: str = "") -> default.Config:
     config.lpg.threshold = "mean"
     config.lpg.epsilon = 0.1
     return default.laptop(config, epochs=2) if chosen["size"] == "laptop" else config
+
+
+def sweep() -> dict[str, list]:
+    """Field -> values, for `--sweep`."""
+    return {"lpg.epsilon": [0.03, 0.1, 0.3]}

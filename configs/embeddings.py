@@ -38,3 +38,8 @@ def get_config(variant: str = "") -> default.Config:
     config.lpg.split = "frequency" if chosen["problem"] == "longtail" else "gradient_variance"
     config.lpg.epsilon = 0.1
     return default.shrink(config) if chosen["size"] == "laptop" else config
+
+
+def sweep() -> dict[str, list]:
+    """Field -> values, for `--sweep`."""
+    return {"lpg.epsilon": [0.03, 0.1, 0.3]}

@@ -57,6 +57,7 @@ SPREAD = [
     {"num_devices": 4, "train__feed": "host"},
     {"num_devices": 4, "train__feed": "host", "parallel": "pmap"},
     {"num_devices": 1, "train__feed": "host"},
+    {"num_devices": 1, "parallel": "pmap"},
 ]
 
 

@@ -2,7 +2,9 @@
 
 import functools
 import hashlib
+import json
 import math
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -144,10 +146,12 @@ def test_a_validation_part_is_measured(tmp_path):
     assert entry["ci95"]["per_class"] == [None] * 10
 
 
-def test_noisy_labels_are_exported_and_train_another_run(tmp_path):
+@pytest.mark.parametrize("validation", [0.0, 0.2])
+def test_noisy_labels_are_exported_and_train_another_run(tmp_path, validation):
     """Also who was mistaken for whom, and what was learnt of the right, the wrong and the true labels."""
     noise = {"data__noise__kind": "pair", "data__noise__rate": 0.3}
     fields = {"data__imbalance": 1.0, "num_seeds": 1, "method": "ce", "train__epochs": 2}
+    fields["data__validation"] = validation
     training.run(tiny(**fields, **noise), tmp_path / "first")
     again = {"data__noise__kind": "file", "data__noise__path": str(tmp_path / "first" / "labels.npz")}
     training.run(tiny(**fields, **again), tmp_path / "second")
@@ -296,6 +300,22 @@ def test_divergence_stops_with_seed_and_steps(tmp_path):
         training.run(tiny(train__learning_rate=1e30, method="ce"), tmp_path)
 
 
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_parameters_that_overflow_are_never_saved(tmp_path, epochs):
+    """The loss of the step is finite, what the update leaves behind is not; also in the last step of all."""
+    fields = {
+        "train__gradient_noise": 1e10,
+        "train__learning_rate": 3e38,
+        "train__batch_size": 336,
+        "train__epochs": epochs,
+        "method": "ce",
+    }
+    with pytest.raises(FloatingPointError, match=r"seed 0: the loss became NaN or infinite in steps 1 to 1"):
+        training.run(tiny(**fields, num_seeds=1, checkpoint__every_steps=1, checkpoint__keep=1), tmp_path)
+    assert not [path for path in (tmp_path / "ce" / "checkpoints").glob("*") if path.name.isdigit()]
+    assert not (tmp_path / "summary.json").exists()
+
+
 def test_a_cut_line_is_dropped_and_later_lines_too(tmp_path):
     path = tmp_path / "metrics.jsonl"
     workdir.append_lines(path, [{"step": 3}, {"step": 6}])
@@ -392,6 +412,28 @@ def test_bfloat16_computes_coarsely_but_keeps_float32(prepared):
 
 
 # --- load
+
+
+def test_a_run_of_many_devices_is_read_on_one(finished, tmp_path, monkeypatch):
+    home = shutil.copytree(finished[1], tmp_path / "copy")
+    content = read(home / "config.json") | {"num_devices": 64, "parallel": "pmap"}
+    (home / "config.json").write_text(json.dumps(content))
+    predict, _, config = training.load(home, "lpg")
+    assert config.num_devices == 64
+    expected = training.load(finished[1], "lpg")[0](np.zeros((3, 8, 8, 1), np.float32))
+    np.testing.assert_array_equal(predict(np.zeros((3, 8, 8, 1), np.float32)), expected)
+
+
+def test_a_run_of_another_version_is_one_clear_error(finished, tmp_path):
+    home = shutil.copytree(finished[1], tmp_path / "copy")
+    content = read(home / "config.json")
+    del content["operators"], content["augment"]
+    (home / "config.json").write_text(json.dumps(content))
+    with pytest.raises(training.ConfigError, match=r"lacks the field .*another version of lpg_jax wrote it"):
+        training.load(home, "lpg")
+    message = r"\(augment\.crop, augment\.cutout, augment\.flip, \.\.\.: not a field in both, so another version"
+    with pytest.raises(training.ConfigError, match=message):
+        training.run(finished[0], home)
 
 
 def test_predict_averages_seeds_or_takes_one(finished):

@@ -90,7 +90,9 @@ PRESETS: dict[str, Callable[..., Any]] = {
 }
 
 
-def lpg_from_config(fields: Any, class_counts: Sequence[int], split: Any = None) -> optax.GradientTransformation:
+def lpg_from_config(
+    fields: Any, class_counts: Sequence[int] | np.ndarray, split: Any = None
+) -> optax.GradientTransformation:
     """`lpg_jax.lpg`, or `lpg_jax.lpg_pgd` where pgd_steps > 0, from config.lpg; unset fields take their defaults.
 
     direction "auto" is "sample" for the closed form and "class_mean" for PGD, which has no other. `split` takes the
@@ -116,7 +118,7 @@ def _refresh(fields: Any) -> dict[str, Any]:
     return {"refresh_every": fields.refresh_every, **_given(fields, "decay")}
 
 
-def _split(fields: Any, class_counts: Sequence[int]) -> Any:
+def _split(fields: Any, class_counts: Sequence[int] | np.ndarray) -> Any:
     options = _given(fields, "threshold")
     if fields.split == "frequency":
         return lpg_jax.by_frequency(np.asarray(class_counts), **options, **_given(fields, "scale"))

@@ -121,7 +121,10 @@ def together() -> Iterator[None]:
     except Exception as error:
         if jax.process_count() == 1 or isinstance(error, Interrupted):  # a signal is acted on by all
             raise
-        traceback.print_exc()
+        if isinstance(error, ConfigError):
+            print(f"error: process {jax.process_index()}: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
         sys.stderr.flush()
         os._exit(2 if isinstance(error, ConfigError) else 1)
 
@@ -254,7 +257,7 @@ def make_advance(recipe: Recipe, layout: Layout, arrays: Arrays, several: bool, 
     """
     dense = isinstance(recipe.model, models.MLP)
     loops = dense or jax.default_backend() != "cpu"  # a loop around convolutions is 20 times slower on CPU
-    if layout.shards == 1 and layout.feed == "device" and loops:
+    if layout.route == "jit" and layout.shards == 1 and layout.feed == "device" and loops:
         return _looped(recipe, arrays, several, values)
     assert not values
     return _stepwise(recipe, layout, arrays, several)

@@ -1,5 +1,6 @@
 """What a user does with the result: a run's work directory as a function, and labels that look wrong to it."""
 
+import copy
 import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -56,9 +57,16 @@ def load(workdir_: str | Path, method: str) -> tuple[Callable[..., np.ndarray], 
     if method not in names:
         raise ConfigError(f"method={method!r}: not in this run; it has {', '.join(names)}")
     facts = workdir.read_facts(home)
-    of_method = recipe.build(config, facts, method)
+    here = copy.deepcopy(config)  # wherever it was trained, it is read on one device
+    here.num_devices, here.parallel = 1, "jit"
+    try:
+        of_method = recipe.build(here, facts, method)
+    except AttributeError as error:
+        raise ConfigError(
+            f"{home / workdir.CONFIG}: lacks the field {error}, so another version of lpg_jax wrote it, see run.json"
+        ) from error
     plan = loop.Plan.of(config, of_method.steps_per_epoch)
-    state = loop.restore(of_method, plan, Layout.of(config), home / method)
+    state = loop.restore(of_method, plan, Layout.of(here), home / method)
     models = _one_by_one(state.params, state.batch_stats, len(plan.seeds))
     probabilities = jax.jit(_make_probabilities(of_method))
 
@@ -325,6 +333,8 @@ def predict_file(
     """
     if out.resolve() == Path(file).resolve():
         raise ValueError(f"out={str(out)!r}: is the file that is read; give another one")
+    if not out.parent.is_dir():
+        raise ValueError(f"out={str(out)!r}: {str(out.parent)!r} is no directory; make it or give another file")
     predict, _, _ = load(workdir_, method)
     config, _ = read_config(Path(workdir_))
     facts, console = workdir.read_facts(Path(workdir_)), console or Console(quiet=True)

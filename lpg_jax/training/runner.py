@@ -194,10 +194,13 @@ def _bytes_of(recipe: Recipe, config: Config, layout: Layout) -> int:
 
 def _write_noise(home: Path, dataset: data.Dataset) -> None:
     """The labels that are trained on, for other runs (data.noise.kind="file"), and who was mistaken for whom."""
-    train = dataset.train
-    if dataset.noise_rate == 0 or train.index is None:
+    splits = [split for split in (dataset.train, dataset.validation) if split is not None]
+    if dataset.noise_rate == 0:
         return
-    data.save_labels(home / files.LABELS, train.labels, index=train.index, clean_labels=train.clean_labels)
+    fields = ("labels", "index", "clean_labels")
+    labels, index, clean = (np.concatenate([getattr(split, name) for split in splits]) for name in fields)
+    order = np.argsort(index)
+    data.save_labels(home / files.LABELS, labels[order], index=index[order], clean_labels=clean[order])
     confusion = {"rate": dataset.noise_rate, "classes": dataset.class_names, "confusion": dataset.confusion.tolist()}
     files.write_json(home / files.NOISE, confusion)
 

@@ -40,14 +40,18 @@ def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """The fields, other than the `FREE` ones, in which two configs in JSON form differ: "name: old -> new"."""
+    """The fields, other than the `FREE` ones, in which two configs in JSON form differ: "name: old -> new".
+
+    Fields that only one of them has, because another version wrote it, are one entry.
+    """
     before, after = flat(old), flat(new)
-    missing = "(absent)"
-    return [
-        f"{name}: {before.get(name, missing)!r} -> {after.get(name, missing)!r}"
-        for name in sorted(before | after)
-        if not name.startswith(FREE) and before.get(name, missing) != after.get(name, missing)
-    ]
+    both = [name for name in sorted(before.keys() & after.keys()) if not name.startswith(FREE)]
+    changed = [f"{name}: {before[name]!r} -> {after[name]!r}" for name in both if before[name] != after[name]]
+    alone = [name for name in sorted(before.keys() ^ after.keys()) if not name.startswith(FREE)]
+    if alone:
+        listed = ", ".join(alone[:3]) + (", ..." if len(alone) > 3 else "")
+        changed.append(f"{listed}: not a field in both, so another version of lpg_jax wrote it")
+    return changed
 
 
 def digest(config: Config) -> str:

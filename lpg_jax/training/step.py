@@ -16,7 +16,7 @@ from lpg_jax.training.state import AUGMENT, DROPOUT, TrainState, stream
 class Window(NamedTuple):
     """Additive training figures since the last evaluation, in float32 or wider."""
 
-    loss: jax.Array  # [] sum of the losses
+    loss: jax.Array  # [] sum of the losses; NaN if an update left a parameter that is not finite
     hits: jax.Array  # [] examples whose (given) label was predicted
     count: jax.Array  # [] examples
     class_count: jax.Array  # [C] examples per (given) class
@@ -62,14 +62,17 @@ def train_step(recipe: Recipe, state: TrainState, raw: Raw, axis_name: str | Non
         sums = jax.lax.psum(sums, axis_name)
     gradient = jax.tree.map(lambda leaf: leaf / sums.window.count.astype(leaf.dtype), sums.gradient)
     delta, opt_state = recipe.descent.tx.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, delta)
+    whole = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((params, batch_stats))]))
+    window = sums.window._replace(loss=jnp.where(whole, sums.window.loss, jnp.nan))  # noticed before they are saved
     state = state._replace(
         step=state.step + 1,
-        params=optax.apply_updates(state.params, delta),
+        params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
         logit_state=logit_state,
     )
-    return state, sums.window
+    return state, window
 
 
 def _add_parts(recipe: Recipe, state: TrainState, raw: Raw, axis_name: str | None) -> tuple[Sums, Any, Any]:
