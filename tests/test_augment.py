@@ -14,6 +14,8 @@ from configs import default
 from lpg_jax.training import augment
 from lpg_jax.training.augment import Augment
 
+pytestmark = pytest.mark.slow
+
 OFF = Augment(0, False, 0)
 ALL = Augment(crop=1, flip=True, cutout=1)
 H, W, K = 4, 3, 2

@@ -25,6 +25,8 @@ from lpg_jax.training import checkpoint, workdir
 from lpg_jax.training.checkpoint import Checkpoints
 from lpg_jax.training.settings import ConfigError
 
+pytestmark = pytest.mark.slow
+
 
 class State(NamedTuple):
     step: Any

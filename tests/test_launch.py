@@ -172,7 +172,11 @@ def test_predict_takes_part_method_and_out(home, tmp_path, capsys):
         ({"x": np.zeros((2, 8, 8)), "y": [3, 10]}, [], "f.npz: y: value 10 at index 1: must be in [0, 10)"),
         ({"x": np.zeros((2, 8, 8))}, ["--method=sam"], "method='sam': not in this run; it has ce, lpg"),
         ({"x": np.zeros((2, 8, 8))}, ["--out=f.npz"], "out='f.npz': is the file that is read"),
-        ({"x": np.zeros((2, 8, 8))}, ["--out=no/where.csv"], "No such file or directory: 'no/where.csv"),
+        (
+            {"x": np.zeros((2, 8, 8))},
+            ["--out=no/where.csv"],
+            "out='no/where.csv': 'no' is no directory; make it or give another file",
+        ),
         (None, [], "f.npz: no such file"),
     ],
 )

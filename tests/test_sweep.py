@@ -19,6 +19,8 @@ from lpg_jax.training.signals import Interrupted
 CONFIG = """
 from configs import digits_longtail
 
+pytestmark = pytest.mark.slow
+
 def get_config(variant=""):
     config = digits_longtail.get_config(variant)
     config.num_seeds, config.train.epochs, config.train.batch_size = 2, 2, 64

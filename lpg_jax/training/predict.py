@@ -333,9 +333,9 @@ def predict_file(
     """
     if out.resolve() == Path(file).resolve():
         raise ValueError(f"out={str(out)!r}: is the file that is read; give another one")
+    predict, _, _ = load(workdir_, method)
     if not out.parent.is_dir():
         raise ValueError(f"out={str(out)!r}: {str(out.parent)!r} is no directory; make it or give another file")
-    predict, _, _ = load(workdir_, method)
     config, _ = read_config(Path(workdir_))
     facts, console = workdir.read_facts(Path(workdir_)), console or Console(quiet=True)
     inputs, labels, names = read_examples(file, facts.num_classes, part)
