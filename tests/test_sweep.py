@@ -16,10 +16,11 @@ import launch
 from lpg_jax.training import ConfigError, sweep
 from lpg_jax.training.signals import Interrupted
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 from configs import digits_longtail
 
-pytestmark = pytest.mark.slow
 
 def get_config(variant=""):
     config = digits_longtail.get_config(variant)
