@@ -8,8 +8,8 @@ Words after the colon, with commas: longtail or noisy; laptop (2 seeds, 10 epoch
 configs/default.py, untuned: this shows that everything runs and what each does to every class, not which is best.
 
 Long tail: accuracy in %, mean and 95 % interval over 10 seeds; 4 minutes on two busy CPU cores (jax 0.10.2). LPG's
-eps was chosen for this problem, the other options were not, so only the controls compare with LPG: with the total gradient of
-plain training it keeps most of its gain, with the same margins on other classes it loses.
+eps was chosen for this problem, the other options were not, so only the controls compare with LPG: with the total
+gradient of plain training it keeps most of its gain, with the same margins on other classes it loses.
 
 | method | overall | head | tail | NLL |
 |---|---|---|---|---|
