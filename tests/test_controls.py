@@ -14,7 +14,7 @@ import lpg_jax
 from lpg_jax import transforms
 from lpg_jax.transforms import monitor
 
-pytestmark = pytest.mark.usefixtures("strict")
+pytestmark = [pytest.mark.usefixtures("strict"), pytest.mark.slow]
 
 ROW = jnp.zeros(CLASSES)
 

@@ -12,7 +12,7 @@ from laws import CLASSES, COUNTS, draw, gradient_rows
 import lpg_jax
 from lpg_jax import transforms
 
-pytestmark = pytest.mark.usefixtures("strict")
+pytestmark = [pytest.mark.usefixtures("strict"), pytest.mark.slow]
 
 ROW = jnp.zeros(CLASSES)
 

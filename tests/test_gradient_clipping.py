@@ -19,7 +19,7 @@ import lpg_jax
 from lpg_jax.transforms import OgcState, clipping_threshold, optimized_gradient_clipping
 from lpg_jax.transforms.mixture import VARIANCE_FLOOR, fit_two_gaussians
 
-pytestmark = pytest.mark.usefixtures("strict")
+pytestmark = [pytest.mark.usefixtures("strict"), pytest.mark.slow]
 TARGETS = (3.0, 1.2, 1.02)
 ORACLE = [  # base, clean, noisy, (p_t, tau) for each target
     ("ce", (0.3, 0.09), (3, 1), [(0.215753, 4.6349), (0.583792, 1.7129), (0.831123, 1.2032)]),

@@ -13,7 +13,7 @@ from scipy.integrate import quad
 import lpg_jax
 from lpg_jax.transforms import gradient_rescaling, imae, probability_clip
 
-pytestmark = pytest.mark.usefixtures("strict")
+pytestmark = [pytest.mark.usefixtures("strict"), pytest.mark.slow]
 # int_0^1 exp(beta p^lam (1 - p)) dp to two decimals, from the paper's table
 INTEGRALS = {(8, 0.5): 11.41, (12, 0.5): 44.36, (16, 1): 24.08, (8, 1): 4.42, (24, 2): 13.35, (6, 0.3): 10.10,
              (6, 0.4): 7.50}  # fmt: skip

@@ -11,7 +11,7 @@ from laws import BATCH, CLASSES, draw, gradient_rows
 from lpg_jax import transforms
 from lpg_jax.transforms.row_level import RowNoiseState
 
-pytestmark = pytest.mark.usefixtures("strict")
+pytestmark = [pytest.mark.usefixtures("strict"), pytest.mark.slow]
 
 ROW = jnp.zeros(CLASSES)
 
