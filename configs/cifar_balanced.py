@@ -15,7 +15,7 @@ by 0.1 (the paper's "mean" and "fixed").
 busy CPU cores (jax 0.10.2). The full run has not been made here.
 """
 
-from configs import default
+from configs import default, presets
 
 
 def get_config(variant: str = "") -> default.Config:
@@ -30,10 +30,7 @@ def get_config(variant: str = "") -> default.Config:
     config = default.cifar(default.get_config(), chosen["data"])
     config.method = default.methods(chosen["method"])
     config.model.name = chosen["model"]
-    config.lpg.split = "accuracy"
-    config.lpg.threshold = "mean"
-    config.lpg.epsilon = 0.1
-    default.lpl(config, "accuracy", step_size=0.01, steps=40)
+    presets.apply(config, chosen["data"], "balanced")
     return default.laptop(config, epochs=2) if chosen["size"] == "laptop" else config
 
 

@@ -3,6 +3,7 @@
     python launch.py --config=configs/cifar_longtail.py
     python launch.py --config=configs/cifar_longtail.py:cifar100,lpg --config.data.imbalance=10.0
     python launch.py --config=configs/cifar_longtail.py:laptop
+    python launch.py --config=configs/cifar_longtail.py --config.method=gdw --config.data.validation_per_class=10
 
 Words after the colon, with commas: cifar10 or cifar100; both (methods), ce or lpg; laptop.
 
@@ -21,7 +22,7 @@ geometric middle and shortens the others', by 0.1.
 The full run has not been made here; published figures for cross-entropy with a ResNet-32 are 70.4 to 71.4 %.
 """
 
-from configs import default
+from configs import default, presets
 
 
 def get_config(variant: str = "") -> default.Config:
@@ -34,14 +35,7 @@ def get_config(variant: str = "") -> default.Config:
     config.train.weight_decay = 2e-4
     config.train.warmup_epochs = 5.0
     config.train.milestones, config.train.step_factor = (0.8, 0.9), 0.01
-    config.lpg.split = "frequency"
-    config.lpg.threshold = 0.5
-    config.lpg.epsilon = 0.1
-    if chosen["data"] == "cifar10":
-        default.lpl(config, "longtail", step_size=0.15, steps=10, num_head=4)
-    else:
-        default.lpl(config, "longtail", step_size=0.01, steps=40, num_head=40)
-    config.operators.cb.start_epoch = 160.0  # ldam+cb is LDAM-DRW
+    presets.apply(config, chosen["data"], "longtail")
     if chosen["size"] == "laptop":
         default.laptop(config, epochs=12)
         config.operators.cb.start_epoch = 0.8 * config.train.epochs

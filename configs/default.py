@@ -1,4 +1,4 @@
-"""Every field of a config, with its default. The other files of this directory start from here.
+"""Every field of a config, with its default. The other files of this directory start from here and `presets.py`.
 
     python launch.py --config=configs/default.py --config.data.name=digits
 
@@ -64,6 +64,7 @@ def data() -> Config:
     config.imbalance = 1.0  # largest over smallest class count; 1.0: all data
     config.imbalance_kind = "exponential"  # or "step"
     config.validation = 0.0  # share of the training set held out as a validation part, in [0, 1)
+    config.validation_per_class = 0  # or: so many examples of every class held out
     config.validation_labels = "noisy"  # labels of the validation part: "noisy" (as given) or "clean"
     config.test_fraction = 0.3  # share held out of a source that has no test part of its own
     config.noise = ConfigDict()
@@ -152,7 +153,7 @@ def losses() -> Config:
     """
     groups = {
         "gce": {"q": 0.7},
-        "sce": {"alpha": 0.1, "beta": 1.0, "log_zero": -9.21},  # CIFAR-100: alpha 6, beta 0.1
+        "sce": {"alpha": 0.1, "beta": 1.0, "log_zero": -9.21},
         "focal": {"gamma": 2.0},
         "smooth": {"alpha": 0.1},  # label smoothing
         "la": {"tau": 1.0},  # logit adjustment
@@ -173,8 +174,8 @@ def losses() -> Config:
 def descent() -> Config:
     """Methods at the parameters, each a name for `method`; see `lpg_jax.descent`."""
     groups = {
-        "sam": {"rho": 0.05},  # CIFAR-100: 0.1
-        "asam": {"rho": 0.5, "eta": 0.01},  # CIFAR-100: rho 1.0
+        "sam": {"rho": 0.05},
+        "asam": {"rho": 0.5, "eta": 0.01},
         "gsam": {"rho": 0.05, "alpha": 0.4},
         "looksam": {"rho": 0.05, "alpha": 0.7, "every": 5},
         "pcgrad": {"num_groups": 3},  # groups of classes by frequency, as tasks
@@ -185,8 +186,8 @@ def descent() -> Config:
         "tau_norm": {"tau": 1.0},
         # two networks; rate: share of a batch left out after ramp_epochs, default the noise rate of the data set
         "coteach": {"rate": placeholder(float), "ramp_epochs": 10},
-        # learnt in every `every`-th step from the validation part (data.validation > 0), which then is no yardstick for
-        # them; batch_size: examples of it per step, default a quarter of train.batch_size
+        # learnt in every `every`-th step from the validation part (see `data`), which then is no yardstick for them;
+        # batch_size: examples of it per step, default a quarter of train.batch_size
         "gdw": {"width": 100, "mean_change": 0.1, "max_change": 0.2, "every": 1, "batch_size": placeholder(int)},
         "mwnet": {"width": 100, "every": 1, "batch_size": placeholder(int)},
         "learned_lpg": {
@@ -252,23 +253,6 @@ def cifar(config: Config, name: str) -> Config:
     config.train.decayed = "all"
     config.train.schedule, config.train.milestones, config.train.step_factor = "step", (0.5, 0.75), 0.1
     config.evaluate.every_epochs = 10
-    return published(config, name)
-
-
-def published(config: Config, name: str) -> Config:
-    """Options of the other methods as their papers give them for a CIFAR set (architecture: a ResNet)."""
-    hundred = name == "cifar100"
-    config.losses.sce.alpha, config.losses.sce.beta = (6.0, 0.1) if hundred else (0.1, 1.0)
-    config.descent.sam.rho = config.descent.gsam.rho = config.descent.looksam.rho = 0.1 if hundred else 0.05
-    config.descent.asam.rho = 1.0 if hundred else 0.5
-    return config
-
-
-def lpl(config: Config, bounds: str, step_size: float, steps: int, num_head: int | None = None) -> Config:
-    """LPL by its longest walk: `steps` of step_size, a quarter of them for every class, the rest by slope."""
-    fields = config.losses.lpl
-    fields.bounds, fields.step_size, fields.num_head = bounds, step_size, num_head
-    fields.epsilon, fields.slope = 0.25 * steps * step_size, 0.75 * steps * step_size
     return config
 
 

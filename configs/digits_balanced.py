@@ -18,7 +18,7 @@ the subsets of seeds 100 to 102.
 Variant: `:tiny` for 2 seeds and 10 epochs.
 """
 
-from configs import default
+from configs import default, presets
 
 
 def get_config(variant: str = "") -> default.Config:
@@ -29,7 +29,5 @@ def get_config(variant: str = "") -> default.Config:
     config.num_devices = 1  # too small to share
     config.train.epochs = 50
     config.train.batch_size = 32
-    config.lpg.split = "accuracy"
-    config.lpg.threshold = "mean"
-    config.lpg.epsilon = 0.05
+    presets.apply(config, "digits", "balanced")
     return default.shrink(config) if variant == "tiny" else config

@@ -22,7 +22,7 @@ subsets is 81.7 % at an NLL of 2.1 (cross-entropy 84.4 % and 0.52; as chosen 89.
 Variants: `:varied` for eps_c = 0.3 |tau - s_c| with tau = 0.25 (Eq. 21), `:tiny` for 2 seeds and 10 epochs.
 """
 
-from configs import default
+from configs import default, presets
 
 VARIANTS = (*default.VARIANTS, "varied")
 
@@ -35,10 +35,7 @@ def get_config(variant: str = "") -> default.Config:
     config.num_devices = 1  # too small to share
     config.data.imbalance = 50.0
     config.train.batch_size = 32
-    config.lpg.split = "frequency"
-    config.lpg.threshold = 0.15
-    config.lpg.epsilon = 0.05
-    default.lpl(config, "longtail", step_size=0.15, steps=10)
+    presets.apply(config, "digits", "longtail")
     if variant == "varied":
         config.lpg.threshold, config.lpg.epsilon, config.lpg.slope = 0.25, 0.0, 0.3
     return default.shrink(config) if variant == "tiny" else config

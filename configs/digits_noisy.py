@@ -17,7 +17,7 @@ labels and falls to 69 %. Weight decay, epochs and eps were chosen on the noise 
 Variant: `:tiny` for 2 seeds and 10 epochs.
 """
 
-from configs import default
+from configs import default, presets
 
 
 def get_config(variant: str = "") -> default.Config:
@@ -30,6 +30,5 @@ def get_config(variant: str = "") -> default.Config:
     config.data.noise.rate = 0.4
     config.train.epochs = 50
     config.train.weight_decay = 0.02
-    config.lpg.split = "gradient_variance"
-    config.lpg.epsilon = 0.1
+    presets.apply(config, "digits", "noisy")
     return default.shrink(config) if variant == "tiny" else config

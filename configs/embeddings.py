@@ -23,7 +23,7 @@ method on two busy CPU cores (jax 0.10.2); eps and the rest are the file's defau
 | lpg | 38.5 +- 0.1 | 64.8 +- 0.1 | 12.1 +- 0.2 | 1.841 +- 0.002 |
 """
 
-from configs import default
+from configs import default, presets
 
 
 def get_config(variant: str = "") -> default.Config:
@@ -35,8 +35,7 @@ def get_config(variant: str = "") -> default.Config:
     config.data.name = "npz"
     config.model.name = "linear"
     config.train.epochs, config.train.weight_decay = 50, 1e-4
-    config.lpg.split = "frequency" if chosen["problem"] == "longtail" else "gradient_variance"
-    config.lpg.epsilon = 0.1
+    presets.apply(config, "embeddings", chosen["problem"])
     return default.shrink(config) if chosen["size"] == "laptop" else config
 
 

@@ -16,9 +16,15 @@ pcgrad_of_keys = jax.jit(jax.vmap(pcgrad, (None, 0)))
 graddrop_of_keys = jax.jit(jax.vmap(graddrop, (None, 0)))
 
 
+@pytest.fixture
+def wide(strict):
+    with jax.enable_x64(True):
+        yield
+
+
 def distinct(results):
-    """The different results [n, P] among many, to five digits."""
-    return np.unique(np.asarray(results).round(5) + 0.0, axis=0)
+    """The different results [n, P] among many, to nine digits."""
+    return np.unique(np.asarray(results).round(9) + 0.0, axis=0)
 
 
 # -- PCGrad -----------------------------------------------------------------------------------------------------------
@@ -60,13 +66,14 @@ THREE = np.array([[1.0, 0.2, 0.0, 0.5], [-0.8, 1.0, 0.3, -1.0], [0.1, -1.5, 1.0,
 AGAINST_ITSELF = np.array([[1.0, 0.0, 0.1, 0.0], [-0.9, 0.44, 0.0, 0.1], [-0.9, -0.4, 0.1, 0.0]])
 
 
+@pytest.mark.usefixtures("wide")
 @pytest.mark.parametrize("tasks", [THREE, AGAINST_ITSELF], ids=["conflict", "against itself"])
 def test_pcgrad_goes_through_every_order(tasks):
     """Three tasks in conflict: the results over many keys are those of all 8 orders of the paper's algorithm."""
     orders = itertools.product([(1, 2), (2, 1)], [(0, 2), (2, 0)], [(0, 1), (1, 0)])
     expected = distinct([pcgrad_reference(tasks, order) for order in orders])
     assert len(expected) == 8
-    np.testing.assert_allclose(distinct(pcgrad_of_keys(jnp.asarray(tasks, jnp.float32), KEYS)), expected, atol=3e-5)
+    np.testing.assert_allclose(distinct(pcgrad_of_keys(jnp.asarray(tasks), KEYS)), expected, atol=3e-9)
 
 
 def test_pcgrad_projects_on_the_originals():
@@ -107,14 +114,15 @@ def test_graddrop_by_hand():
         np.testing.assert_allclose(share, [0.75, 0.5], atol=4 * 0.5 / 16)  # four standard deviations of 256 draws
 
 
+@pytest.mark.usefixtures("wide")
 def test_graddrop_is_the_plain_sum_on_average():
-    gradients = jnp.asarray(np.random.default_rng(1).normal(size=(3, 40)), jnp.float32)
+    gradients = jnp.asarray(np.random.default_rng(1).normal(size=(3, 40)))
     results = np.asarray(graddrop_of_keys(gradients, KEYS), np.float64)
     error = (results.mean(axis=0) - np.asarray(gradients).sum(axis=0)) / (results.std(axis=0) / 16 + 1e-6)
     assert np.abs(error).max() < 5
     one_sign = np.maximum(gradients, 0).sum(axis=0), np.minimum(gradients, 0).sum(axis=0)
     gap = np.min([np.abs(results - kept) for kept in one_sign], axis=0)
-    np.testing.assert_allclose(gap, 0, atol=1e-5)
+    np.testing.assert_allclose(gap, 0, atol=1e-12)
 
 
 def test_leaves_draw_apart():
@@ -186,7 +194,7 @@ def test_group_weights():
 def classifier():
     """(objective with LPG and an input scale that couples the examples as BatchNorm does, params, labels)."""
     rng = np.random.default_rng(3)
-    inputs = jnp.asarray(rng.normal(size=(9, 4)), jnp.float32)
+    inputs = jnp.asarray(rng.normal(size=(9, 4)))
     labels, mask = jnp.array([0, 0, 1, 0, 2, 1, 0, 2, 1]), jnp.arange(9) < 8
     tx = lpg_jax.lpg(lpg_jax.by_frequency([90, 30, 10]), lpg_jax.fixed(0.3))
     loss_fn, state = lpg_jax.perturbed(lpg_jax.losses.cross_entropy, tx), tx.init(jnp.zeros(3))
@@ -197,9 +205,10 @@ def classifier():
         return loss_fn(jnp.tanh(hidden) @ params["out"], labels, state, mask=mask)
 
     shapes = {"in": (4, 5), "out": (5, 3)}
-    return objective, {k: jnp.asarray(rng.normal(size=shape), jnp.float32) for k, shape in shapes.items()}, labels
+    return objective, {k: jnp.asarray(rng.normal(size=shape)) for k, shape in shapes.items()}, labels
 
 
+@pytest.mark.usefixtures("wide")
 def test_group_gradients():
     """Each is the gradient of its group's sum of (LPG's) losses; together they are the batch's; absent groups are 0."""
     objective, params, labels = classifier()
@@ -211,27 +220,28 @@ def test_group_gradients():
     def of_weights(params, weight):
         def total(params):
             losses, new_state = objective(params)
-            return jnp.sum(weight * losses), (losses, new_state)
+            return jnp.sum(weight.astype(losses.dtype) * losses), (losses, new_state)
 
         return jax.grad(total, has_aux=True)(params)
 
     whole, (expected_losses, expected_state) = of_weights(params, jnp.ones(9))
-    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), new_state, expected_state)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-12)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), new_state, expected_state)
     for leaf in params:
         for group in (0, 1):
             expected = of_weights(params, weights[group])[0][leaf]
-            np.testing.assert_allclose(gradients[leaf][group], expected, rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(np.sum(gradients[leaf], axis=0), whole[leaf], rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(gradients[leaf][group], expected, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(np.sum(gradients[leaf], axis=0), whole[leaf], rtol=1e-10, atol=1e-12)
     absent, _, _ = per_group(params, jnp.zeros((2, 9)))
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(absent))
     with pytest.raises(ValueError, match=r"losses\.shape=\(\), weights\.shape=\(2, 9\): must be \(B,\) and \(K, B\)"):
         group_gradients(lambda w: (w, None), jnp.array(1.0), weights)
 
 
+@pytest.mark.usefixtures("wide")
 def test_with_sam():
     """PCGrad inside SAM's gradient function: both passes in the same random order, the first one's losses."""
-    inputs = jnp.asarray(THREE, jnp.float32)
+    inputs = jnp.asarray(THREE)
 
     @jax.jit
     def gradient_fn(params):
@@ -243,4 +253,4 @@ def test_with_sam():
     clean, expected = gradient_fn(params)
     np.testing.assert_array_equal(losses, expected)
     ascended = params + 0.1 * clean / np.linalg.norm(clean)
-    np.testing.assert_allclose(gradient, gradient_fn(ascended)[0], rtol=1e-4)
+    np.testing.assert_allclose(gradient, gradient_fn(ascended)[0], rtol=1e-10)

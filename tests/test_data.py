@@ -22,6 +22,7 @@ DEFAULTS = {
     "imbalance": 1.0,
     "imbalance_kind": "exponential",
     "validation": 0.0,
+    "validation_per_class": 0,
     "validation_labels": "noisy",
     "test_fraction": 0.3,
     "noise": {"kind": "none", "rate": 0.0, "include_self": False, "path": "", "key": ""},
@@ -414,6 +415,32 @@ def test_validation_leaves_every_class_in_train_and_stays_in_the_subset():
     assert np.array_equal(carved.test.index, full.test.index)
 
 
+def test_equally_many_examples_of_each_class_are_held_out():
+    """From the long-tailed subset, with clean labels under noise; what is counted as noise is what is left."""
+    fields = {"imbalance": 10.0, "noise__kind": "symmetric", "noise__rate": 0.4, "validation_labels": "clean"}
+    full = data.load(config(**fields), seed=3)
+    few, many = (data.load(config(**fields, validation_per_class=number), seed=3) for number in (4, 11))
+    for carved, number in ((few, 4), (many, 11)):
+        assert np.bincount(carved.validation.labels, minlength=10).tolist() == [number] * 10
+        assert np.array_equal(carved.validation.labels, carved.validation.clean_labels)
+        joined = np.concatenate([carved.train.index, carved.validation.index])
+        assert len(joined) == len(full.train.index)
+        assert np.array_equal(np.sort(joined), full.train.index)
+        assert np.array_equal(carved.test.index, full.test.index)
+        where = np.searchsorted(full.train.index, carved.train.index)
+        assert np.array_equal(carved.train.labels, full.train.labels[where])
+        assert np.array_equal(carved.class_counts, np.bincount(carved.train.labels, minlength=10))
+        assert carved.noise_rate == np.mean(carved.train.labels != carved.train.clean_labels) > 0.2
+    assert np.bincount(many.train.clean_labels)[-1] == 1  # of 12
+    assert set(few.validation.index) < set(many.validation.index)
+    again, other = (data.load(config(**fields, validation_per_class=4), seed=seed) for seed in (3, 4))
+    assert same(few, again)
+    assert not np.array_equal(few.validation.index, other.validation.index)
+    given = data.load(config(**fields | {"validation_labels": "noisy"}, validation_per_class=11), seed=3).validation
+    assert np.array_equal(given.index, many.validation.index)
+    assert np.any(given.labels != given.clean_labels)
+
+
 def test_moments_are_those_of_the_training_part():
     dataset = data.load(config(imbalance=50.0), seed=0)
     assert dataset.mean == pytest.approx(dataset.train.inputs.mean(), rel=1e-5)
@@ -445,6 +472,17 @@ def test_moments_are_those_of_the_training_part():
         ({"validation": 1.0}, r"data\.validation=1\.0: must be in \[0, 1\)"),
         ({"validation": -0.1}, r"data\.validation=-0\.1: must be in \[0, 1\)"),
         ({"validation": 0.001}, r"data\.validation=0\.001: no class has enough examples"),
+        ({"validation_per_class": -1}, r"data\.validation_per_class=-1: must be an integer >= 0"),
+        (
+            {"validation_per_class": 5, "validation": 0.2},
+            r"data\.validation_per_class=5: excludes data\.validation=0\.2; set one of them to 0",
+        ),
+        (
+            {"validation_per_class": 10, "imbalance": 50.0},
+            r"data\.validation_per_class=10: class 9 \(9\) has 2 training examples, of which one must stay; "
+            r"must be <= 1, or lower data\.imbalance$",
+        ),
+        ({"validation_per_class": 122}, r"class 8 \(8\) has 122 training examples.* must be <= 121$"),
         ({"validation_labels": "given"}, r"data\.validation_labels='given': must be one of noisy, clean"),
         ({"test_fraction": 0.0}, r"data\.test_fraction=0\.0: must be in \(0, 1\)"),
         ({"test_fraction": 0.001}, r"data\.test_fraction=0\.001: no class has enough examples"),
@@ -478,6 +516,10 @@ def test_other_field_types_and_seeds():
 
     with pytest.raises(ValueError, match=r"data\.imbalance='many': must be a number"):
         data.load(Bare(), seed=0)
+    for value in (2.5, True, "many"):
+        Bare.imbalance, Bare.validation_per_class = 1.0, value
+        with pytest.raises(ValueError, match=rf"data\.validation_per_class={value!r}: must be an integer >= 0"):
+            data.load(Bare(), seed=0)
     with pytest.raises(ValueError, match=r"seed=-1: must be >= 0"):
         data.load(config(), seed=-1)
     placeholder = config()

@@ -78,7 +78,7 @@ def test_seeds_draw_different_row_noise_and_chains_keep_their_order(tmp_path):
         ("gce", {"losses.gce.q": -1.0}, r"losses\.gce\.q=-1\.0: must be"),
         ("lpl", {"losses.lpl.bounds": "x"}, r"losses\.lpl\.bounds='x': must be 'accuracy' or 'longtail'"),
         ("sam", {"descent.sam.rho": -1.0}, r"descent\.sam\.rho=-1\.0: must be"),
-        ("gdw", {}, r"data\.validation=0\.0: must be > 0, this method learns from the validation part"),
+        ("gdw", {}, r"data\.validation=0\.0: must be > 0, or data\.validation_per_class; this method learns"),
         (
             "mwnet",
             {"data.validation": 0.2, "train.micro_batches": 2},

@@ -220,7 +220,7 @@ def test_gradients(kind):
     assert np.abs(gradients[1] - through_z).max() > 0.01
     rows = np.asarray(jax.nn.softmax(reference(features @ kernel, labels, kernel, sigma if kind == "full" else
                       np.stack([np.diag(s) for s in sigma]), 0.4)) - np.eye(CLASSES)[labels])  # fmt: skip
-    np.testing.assert_allclose(gradients[0], rows @ kernel.T, atol=1e-6)
+    np.testing.assert_allclose(gradients[0], rows @ kernel.T, atol=1e-12)
 
 
 def test_one_batch_from_logits_of_features():

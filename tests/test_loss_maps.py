@@ -18,12 +18,19 @@ pytestmark = pytest.mark.usefixtures("strict")
 # -- LDAM on plain logits ---------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def wide(strict):
+    with jax.enable_x64(True):
+        yield
+
+
 def head(seed=0, batch=6, width=3):
     rng = np.random.default_rng(seed)
     shapes = ((batch, width), (width, CLASSES), (CLASSES,))
-    return tuple(jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes), jnp.asarray([0, 1, 2, 3, 4, 1])
+    return tuple(jnp.asarray(rng.normal(size=shape)) for shape in shapes), jnp.asarray([0, 1, 2, 3, 4, 1])
 
 
+@pytest.mark.usefixtures("wide")
 def test_cosine_logits():
     """Against NumPy; no scale of features or kernel matters; a zero vector has cosine 0 and a finite gradient."""
     (features, kernel, _), _ = head()
@@ -33,13 +40,14 @@ def test_cosine_logits():
     exact = (phi / np.linalg.norm(phi, axis=1, keepdims=True)) @ (w / np.linalg.norm(w, axis=0))
     for scale in (1, 1e3):
         (_, cosines), _ = run(features * scale, kernel / scale)
-        np.testing.assert_allclose(cosines, exact, atol=1e-6)
+        np.testing.assert_allclose(cosines, exact, atol=1e-12)
     (_, cosines), gradients = run(features.at[0].set(0), kernel.at[:, 1].set(0))
     assert not np.any(cosines[0])
     assert not np.any(cosines[:, 1])
     assert all(np.isfinite(leaf).all() for leaf in gradients)
 
 
+@pytest.mark.usefixtures("wide")
 def test_ldam_takes_plain_logits():
     """Plain logits with their features, kernel and bias are the cosines, in value and in every gradient; what a row
     out of range holds does not matter."""
@@ -58,7 +66,7 @@ def test_ldam_takes_plain_logits():
 
     ours, expected = (jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2)))(*parameters) for f in (plain, normalised))
     for got, exact in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(got, exact, rtol=1e-5, atol=2e-6)
+        np.testing.assert_allclose(got, exact, rtol=1e-11, atol=1e-12)
     gradient = jax.jit(jax.grad(of_logits, argnums=(0, 1, 2, 3)))
     features, kernel, bias = parameters
     logits = features @ kernel + bias[None]
@@ -67,6 +75,7 @@ def test_ldam_takes_plain_logits():
     laws.equal(wild[0][0], jnp.zeros(CLASSES))
 
 
+@pytest.mark.usefixtures("wide")
 def test_a_transformation_sees_the_rows_of_ldam():
     """Under `perturbed` the rows at the raw logits are edited: LPG adds epsilon to the norm of a rare class."""
     (features, kernel, bias), labels = head()
@@ -81,7 +90,7 @@ def test_a_transformation_sees_the_rows_of_ldam():
     before, after = laws.norms(rows(optax.identity())), laws.norms(rows(tx))
     rare = np.asarray(labels) >= 3
     assert before[rare].min() > 0.01
-    np.testing.assert_allclose(after[rare] - before[rare], 0.3, atol=1e-5)
+    np.testing.assert_allclose(after[rare] - before[rare], 0.3, atol=1e-12)
 
 
 # -- transition matrices ----------------------------------------------------------------------------------------------
@@ -99,19 +108,20 @@ def with_transition(logits, labels, matrix):
     return jax.grad(total, argnums=(0, 1), has_aux=True)(logits, matrix)
 
 
+@pytest.mark.usefixtures("wide")
 def test_a_transition_matrix_can_be_learnt():
     """As a loss argument it gets the plain gradient, -p_i / (p T)_y in column y, at its zeros too."""
-    z, labels = np.random.default_rng(1).normal(size=(4, CLASSES)).astype(np.float32), np.array([0, 2, 2, 4], np.int32)
-    matrix = EYE.astype(np.float32)
+    z, labels = np.random.default_rng(1).normal(size=(4, CLASSES)), np.array([0, 2, 2, 4], np.int32)
+    matrix = EYE.copy()
     matrix[0] = TRANSITION[0]
-    p = softmax(np.float64(z))
-    noisy = p @ np.float64(matrix)
+    p = softmax(z)
+    noisy = p @ matrix
     expected = np.zeros((CLASSES, CLASSES))
     for i, y in enumerate(labels):
         expected[:, y] -= p[i] / noisy[i, y]
     (_, gradient), value = with_transition(z, labels, matrix)
-    np.testing.assert_allclose(value, -np.log(noisy[np.arange(4), labels]), rtol=1e-6)
-    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(value, -np.log(noisy[np.arange(4), labels]), rtol=1e-12)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-11, atol=1e-12)
 
 
 def test_a_label_that_cannot_be():

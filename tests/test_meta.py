@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny_config import tiny
+from tiny_config import read, tiny
 
 import lpg_jax
-from lpg_jax import data, descent
+from lpg_jax import data, descent, training
 from lpg_jax.descent import gdw, learned_bound, mw_net, virtual_step, weight_network
 from lpg_jax.training import batches, meta_step, recipe
 from lpg_jax.training.state import create, initial_variables
@@ -70,6 +70,12 @@ def looked_ahead(params, surrogate):
     """The validation loss after a step down the gradient of a surrogate: what second-order autodiff goes through."""
     gradient = jax.grad(surrogate)(params)
     return validation(jax.tree.map(lambda w, g: w - RATE / MASK.sum() * g, params, gradient))
+
+
+@pytest.fixture
+def wide():
+    with jax.enable_x64(True):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -166,10 +172,11 @@ def test_epsilon_gradient(second_order):
     assert found["by_epsilon"][2] == found["by_epsilon_0"][2] == 0 != found["by_epsilon_0"][0]
 
 
+@pytest.mark.usefixtures("wide")
 def test_real_step_is_that_of_perturbed():
     """The pull-back of the edited rows is the gradient that `perturbed` gives, also behind LPG."""
     tx = optax.chain(class_level_reweighting(), lpg_jax.lpg(lpg_jax.by_frequency([5, 3, 1]), lpg_jax.fixed(0.3)))
-    params, weights = make_params(jnp.float32), jnp.linspace(0.1, 2, BATCH * CLASSES).reshape(BATCH, CLASSES)
+    params, weights = make_params(), jnp.linspace(0.1, 2, BATCH * CLASSES).reshape(BATCH, CLASSES)
     labels, mask = jnp.asarray(LABELS), jnp.asarray(MASK)
 
     @jax.jit
@@ -184,8 +191,8 @@ def test_real_step_is_that_of_perturbed():
         return step.pull(rows), jax.grad(loss)(params), step.losses.sum() - loss(params)
 
     ours, theirs, difference = both(params, tx.init(jnp.zeros(CLASSES)))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, theirs)
-    assert abs(difference) < 1e-5
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), ours, theirs)
+    assert abs(difference) < 1e-12
 
 
 # -- controllers ------------------------------------------------------------------------------------------------------
@@ -193,7 +200,7 @@ def test_real_step_is_that_of_perturbed():
 
 @functools.cache
 def compiled(kind):
-    """(controller, one jitted step: state -> (weights or eps, state, gradient by the weights, losses))."""
+    """(state, one jitted step in float64: state -> (weights or eps, state, gradient by the weights, losses))."""
     controller = {
         "gdw": lambda: gdw(optimizer=optax.sgd(1.0)),
         "mw_net": lambda: mw_net(optimizer=optax.sgd(1.0), every=2),
@@ -202,7 +209,7 @@ def compiled(kind):
 
     @jax.jit
     def run(state):
-        step = make_step(make_params(jnp.float32))
+        step = make_step(make_params())
         start = getattr(state, "class_epsilon", None)
         if start is None:
             weights = weight_network(state.network, step.losses)[:, None] * jnp.ones((1, CLASSES))
@@ -211,52 +218,58 @@ def compiled(kind):
             gradient = step.gradient(lambda e: lengthen(step, e), start)
         return *controller.update(step, state), gradient, step.losses
 
-    state = controller.init(CLASSES) if kind == "bound" else controller.init(jax.random.key(0))
-    return state, run
+    start = CLASSES if kind == "bound" else jax.random.key(0)
+    return controller.init(start, jnp.float64), run
 
 
+@pytest.mark.usefixtures("wide")
 def test_gdw_changes_each_weight_by_a_tenth_on_average():
     state, run = compiled("gdw")
     weights, new, gradient, losses = (jax.tree.map(np.asarray, part) for part in run(state))
     start = np.asarray(weight_network(state.network, losses))[:, None]
     change = 0.1 * MASK.sum() * CLASSES * gradient / np.abs(gradient).sum()
     assert np.abs(change).max() > 0.2
-    assert np.abs(change[MASK]).mean() == pytest.approx(0.1, rel=1e-5)
-    np.testing.assert_allclose(weights, np.maximum(start - np.clip(change, -0.2, 0.2), 1e-6), rtol=1e-5, atol=1e-6)
+    assert np.abs(change[MASK]).mean() == pytest.approx(0.1, rel=1e-12)
+    np.testing.assert_allclose(weights, np.maximum(start - np.clip(change, -0.2, 0.2), 1e-6), rtol=1e-10)
     slopes = jax.vjp(lambda net: weight_network(net, jnp.asarray(losses)), state.network)[1](gradient.sum(axis=1))[0]
     assert np.abs(slopes["kernel2"]).max() > 1e-3
     for name, values in slopes.items():  # SGD with step 1
-        np.testing.assert_allclose(new.network[name], state.network[name] - values, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(new.network[name], state.network[name] - values, rtol=1e-9, atol=1e-12)
     assert int(new.step) == 1
 
 
+@pytest.mark.usefixtures("wide")
 def test_mw_net_takes_the_updated_network_and_rests_in_between():
     state, run = compiled("mw_net")
     assert jax.tree.structure(run(state)[1]) == jax.tree.structure(state)
     networks = [state.network]
     for _ in range(3):
         weights, state, _, losses = run(state)
-        np.testing.assert_allclose(weights, np.tile(weight_network(state.network, losses)[:, None], CLASSES), rtol=1e-6)
+        np.testing.assert_allclose(
+            weights, np.tile(weight_network(state.network, losses)[:, None], CLASSES), rtol=1e-12
+        )
         networks.append(state.network)
     moved = [bool(np.any(a["kernel2"] != b["kernel2"])) for a, b in itertools.pairwise(networks)]
     assert moved == [True, False, True]
 
 
+@pytest.mark.usefixtures("wide")
 def test_weight_network_is_the_one_described():
     net = {name: np.asarray(values, np.float64) for name, values in compiled("gdw")[0].network.items()}
     assert sorted(values.shape for values in net.values()) == [(), (100,), (100,), (100,)]
     losses = np.array([0.0, 0.7, 9.0])
     hidden = np.maximum(losses[:, None] * net["kernel1"] + net["bias1"], 0)
     expected = 1 / (1 + np.exp(-(hidden @ net["kernel2"] + net["bias2"])))
-    np.testing.assert_allclose(weight_network(compiled("gdw")[0].network, jnp.asarray(losses)), expected, rtol=1e-5)
+    np.testing.assert_allclose(weight_network(compiled("gdw")[0].network, jnp.asarray(losses)), expected, rtol=1e-12)
 
 
+@pytest.mark.usefixtures("wide")
 def test_learned_bound_descends_and_is_projected():
     state, run = compiled("bound")
     epsilon, new, gradient, _ = run(state)
     limit = np.array([0.4, 0.02, 0.4])
-    np.testing.assert_allclose(epsilon, np.clip(0.01 - 5 * np.asarray(gradient), -limit, limit), rtol=1e-5)
-    assert abs(epsilon[1]) == np.float32(0.02)
+    np.testing.assert_allclose(epsilon, np.clip(0.01 - 5 * np.asarray(gradient), -limit, limit), rtol=1e-12)
+    assert abs(epsilon[1]) == 0.02
     assert epsilon[2] == state.class_epsilon[2]  # absent: to the bit
     np.testing.assert_array_equal(optax.tree_utils.tree_get(new, "class_epsilon"), epsilon)
     rested, last, *_ = run(new)
@@ -264,16 +277,17 @@ def test_learned_bound_descends_and_is_projected():
     assert int(last.step) == 2
 
 
+@pytest.mark.usefixtures("wide")
 def test_shards_are_one_batch():
     """vmap with a named axis over two shards = the whole batch, for the weights and for eps (no BatchNorm here)."""
-    inputs, labels = jnp.asarray(INPUTS, jnp.float32), jnp.asarray(LABELS)
-    params, mask = {"w": jnp.asarray(KERNELS[1], jnp.float32)}, jnp.asarray(MASK)
+    inputs, labels = jnp.asarray(INPUTS), jnp.asarray(LABELS)
+    params, mask = {"w": jnp.asarray(KERNELS[1])}, jnp.asarray(MASK)
     weigher, bound = gdw(width=3), learned_bound(0.5, optimizer=optax.sgd(5.0))
-    states = weigher.init(jax.random.key(0)), bound.init(CLASSES)
+    states = weigher.init(jax.random.key(0), jnp.float64), bound.init(CLASSES, jnp.float64)
 
     def one(inputs, labels, mask, axis_name=None):
         def linear_slope(params):
-            return jax.grad(lambda p: cross_entropy(jnp.asarray(META_INPUTS, jnp.float32) @ p["w"],
+            return jax.grad(lambda p: cross_entropy(jnp.asarray(META_INPUTS) @ p["w"],
                                                     jnp.asarray(META_LABELS)).mean())(params)  # fmt: skip
 
         step = virtual_step(
@@ -288,21 +302,22 @@ def test_shards_are_one_batch():
         return one(inputs, labels, mask), jax.vmap(functools.partial(one, axis_name="i"), axis_name="i")(*parts)
 
     (weights, net, epsilon), (parts, nets, epsilons) = both()
-    np.testing.assert_allclose(parts.reshape(weights.shape), weights, rtol=1e-4, atol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(b[0], a, rtol=1e-5, atol=1e-6), net, nets)
-    np.testing.assert_allclose(epsilons, np.stack([epsilon, epsilon]), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(parts.reshape(weights.shape), weights, rtol=1e-10)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(b[0], a, rtol=1e-10, atol=1e-12), net, nets)
+    np.testing.assert_allclose(epsilons, np.stack([epsilon, epsilon]), rtol=1e-10)
     assert np.abs(epsilon).max() > 1e-3
 
 
 # -- the transformation that learned eps goes through -----------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("wide")
 def test_given_epsilon_is_lpg_with_that_bound():
     rng = np.random.default_rng(3)
-    logits = jnp.asarray(rng.normal(size=(BATCH, CLASSES)) * 2, jnp.float32)
+    logits = jnp.asarray(rng.normal(size=(BATCH, CLASSES)) * 2)
     labels = jnp.asarray(rng.integers(0, CLASSES, BATCH))
     rows = jax.nn.softmax(logits) - jax.nn.one_hot(labels, CLASSES)
-    epsilon = jnp.asarray([-0.6, 0.0, 0.3], jnp.float32)
+    epsilon = jnp.asarray([-0.6, 0.0, 0.3])
     tx, mine = lpg_jax.lpg(lambda stats: jnp.sign(epsilon), lambda margin: jnp.abs(epsilon)), given_epsilon()
 
     @jax.jit
@@ -313,7 +328,7 @@ def test_given_epsilon_is_lpg_with_that_bound():
         return expected, found, soft
 
     expected, found, soft = all_three()
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
     np.testing.assert_array_equal(soft, found)
 
 
@@ -470,6 +485,33 @@ def test_cost():
         assert table[name]["operations"] < 3
     assert min(table["mlp/64"]["time"]) < 3
     assert min(table["resnet8/64"]["time"] + table["resnet8/32"]["time"]) < 3
+
+
+def test_a_run_learns_from_equally_many_examples_of_each_class(tmp_path):
+    fields = {"data__imbalance": 20.0, "num_seeds": 1, "train__epochs": 1, "method": "gdw"}
+    training.run(tiny(**fields, data__validation_per_class=3), tmp_path)
+    entry = read(tmp_path / "summary.json")["methods"]["gdw"]
+    assert {value * 3 % 1 for value in entry["validation"]["per_class"]} == {0}
+    assert entry["best_by_validation"]["overall"] == entry["overall"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, r"data\.validation=0\.0: must be > 0, or data\.validation_per_class; this method learns from"),
+        (
+            {"data__validation": 0.2},
+            r"data\.validation=0\.2: leaves no example of class 9 \(9\), which gdw learns from",
+        ),
+        (
+            {"data__validation_per_class": 1, "data__noise__kind": "symmetric", "data__noise__rate": 0.9},
+            r"data\.validation_per_class=1: leaves no example of class .* or set validation_labels='clean'",
+        ),
+    ],
+)
+def test_the_validation_part_must_show_every_class(fields, message, tmp_path):
+    with pytest.raises(training.ConfigError, match=message):
+        training.run(tiny(method="gdw", **fields), tmp_path / "run")
 
 
 @pytest.mark.parametrize("part", ["la", "lpl"])

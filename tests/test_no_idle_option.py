@@ -16,6 +16,7 @@ RESNET = {"model__name": "resnet8", "model__hidden": None}
 CHANGES = {
     "data": [
         {"seed": 1}, {"data__imbalance": 20.0}, {"data__imbalance_kind": "step"}, {"data__validation": 0.3},
+        {"data__validation_per_class": 1},
         {"data__test_fraction": 0.5},
     ],
     "noise": [
@@ -70,18 +71,18 @@ def test_every_field_moves_the_parameters(tmp_path, monkeypatch):
     assert not same
 
 
-OPTIONS = {
+OPTIONS = {  # values that no preset holds
     "losses": {
-        "gce": {"q": 0.3}, "sce": {"alpha": 0.5, "beta": 0.5, "log_zero": -4.0}, "focal": {"gamma": 1.0},
-        "smooth": {"alpha": 0.3}, "la": {"tau": 0.5}, "ldam": {"max_margin": 0.2, "scale": 10.0},
+        "gce": {"q": 0.4}, "sce": {"alpha": 0.5, "beta": 0.5, "log_zero": -4.0}, "focal": {"gamma": 1.5},
+        "smooth": {"alpha": 0.25}, "la": {"tau": 0.7}, "ldam": {"max_margin": 0.2, "scale": 12.0},
         "forward": {"transition": "matrix.npy"}, "backward": {"transition": "matrix.npy"},
         "lpl": {"bounds": "accuracy", "epsilon": 0.6, "slope": 0.6, "step_size": 0.1, "num_head": 7},
-        "isda": {"strength": 2.0, "covariance": "full"}, "gcl": {"scale": 10.0, "amplitude": 0.2},
+        "isda": {"strength": 2.0, "covariance": "full"}, "gcl": {"scale": 12.0, "amplitude": 0.2},
         "mixup": {"alpha": 0.3}, "cutmix": {"alpha": 0.3},
     },
     "descent": {
-        "sam": {"rho": 0.2}, "asam": {"rho": 1.0, "eta": 0.1}, "gsam": {"rho": 0.1, "alpha": 0.2},
-        "looksam": {"rho": 0.1, "alpha": 0.3, "every": 2}, "pcgrad": {"num_groups": 2}, "graddrop": {"num_groups": 2},
+        "sam": {"rho": 0.15}, "asam": {"rho": 1.5, "eta": 0.1}, "gsam": {"rho": 0.15, "alpha": 0.2},
+        "looksam": {"rho": 0.1, "alpha": 0.4, "every": 2}, "pcgrad": {"num_groups": 4}, "graddrop": {"num_groups": 4},
         "coteach": {"rate": 0.1, "ramp_epochs": 2},
         "gdw": {"width": 20, "mean_change": 0.02, "max_change": 0.05, "every": 3, "batch_size": 7},
         "mwnet": {"width": 20, "every": 3, "batch_size": 7},

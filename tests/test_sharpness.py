@@ -19,6 +19,12 @@ CURVATURE, CENTRE, START = ROOT @ ROOT.T / 3, RNG.normal(size=5), RNG.normal(siz
 MEMBERS = {"sam": sam(0.3), "asam": asam(0.3), "gsam": gsam(0.3), "looksam": looksam(0.3, every=3)}
 
 
+@pytest.fixture
+def wide(strict):
+    with jax.enable_x64(True):
+        yield
+
+
 def tree(vector, dtype=None):
     """The parameters of the quadratic, over two leaves of different rank."""
     vector = jnp.asarray(vector, dtype)
@@ -75,12 +81,13 @@ def test_closed_forms_on_a_quadratic():
         assert all(np.abs(found[name] - clean).max() > 0.01 for name in found)
 
 
+@pytest.mark.usefixtures("wide")
 def test_equals_optax():
     """`optax.contrib.sam`, opaque: the same steps, as long as the gradient is not 0."""
     climb = optax.chain(optax.contrib.normalize(), optax.sgd(0.3))
     theirs, ours = optax.contrib.sam(optax.sgd(0.1, 0.9), climb, opaque_mode=True), optax.sgd(0.1, 0.9)
     method = sam(0.3)
-    left = right = tree(START, jnp.float32)
+    left = right = tree(START)
     state, opt_state, sharp_state = theirs.init(left), ours.init(right), method.init(right)
     for _ in range(4):
         delta, state = theirs.update(quadratic(left)[0], state, left, grad_fn=lambda params, _: quadratic(params)[0])
@@ -88,7 +95,7 @@ def test_equals_optax():
         gradient, _, sharp_state = method.gradient(quadratic, right, sharp_state)
         delta, opt_state = ours.update(gradient, opt_state, right)
         right = optax.apply_updates(right, delta)
-    np.testing.assert_allclose(flat(left), flat(right), rtol=1e-5)
+    np.testing.assert_allclose(flat(left), flat(right), rtol=1e-11)
     assert int(sharp_state.step) == 4
 
 
@@ -181,13 +188,14 @@ def test_looksam_splits_and_uses_again():
             np.testing.assert_allclose(flat(state.orthogonal), kept, rtol=1e-10)
 
 
+@pytest.mark.usefixtures("wide")
 def test_looksam_in_every_step_is_sam():
     members = looksam(0.3, every=1), sam(0.3)
-    states = [member.init(tree(START, jnp.float32)) for member in members]
+    states = [member.init(tree(START)) for member in members]
     for index in range(2):
-        params = tree(START + 0.3 * index, jnp.float32)
+        params = tree(START + 0.3 * index)
         results = [member.gradient(quadratic, params, state) for member, state in zip(members, states, strict=True)]
-        np.testing.assert_allclose(flat(results[0][0]), flat(results[1][0]), rtol=1e-6)
+        np.testing.assert_allclose(flat(results[0][0]), flat(results[1][0]), rtol=1e-12)
         states = [state for _, _, state in results]
 
 
@@ -267,6 +275,7 @@ def test_errors(make, text):
 # -- transformations of JAX -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("wide")
 def test_jit_scan_vmap_and_traced_radius():
     """Seeds at once, each with its own radius, in a compiled loop: the same as one by one, eagerly; the state keeps its
     type (scan asks for that)."""
@@ -282,24 +291,26 @@ def test_jit_scan_vmap_and_traced_radius():
         carry = [(tree(start), m.init(tree(start))) for m in methods]
         return jax.lax.scan(body, carry, length=4)[0], body, carry
 
-    starts, radii = jnp.asarray([START, -START], jnp.float32), jnp.array([0.3, 0.1])
+    starts, radii = jnp.asarray([START, -START]), jnp.array([0.3, 0.1])
     together = jax.jit(jax.vmap(lambda start, rho: descend(start, rho)[0]))(starts, radii)
     _, body, carry = descend(starts[1], 0.1)
     for _ in range(4):
         carry, _ = body(carry, None)
     for one, other in zip(jax.tree.leaves(carry), jax.tree.leaves(together), strict=True):
-        np.testing.assert_allclose(one, other[1], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(one, other[1], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.usefixtures("wide")
 def test_schedule_of_the_radius():
-    method, params = sam(optax.linear_schedule(0.0, 0.4, 4)), tree(START, jnp.float32)
+    """To the digits of optax's schedule, which is float32."""
+    method, params = sam(optax.linear_schedule(0.0, 0.4, 4)), tree(START)
     state = method.init(params)
     for index in range(3):
         gradient, _, state = method.gradient(quadratic, params, state)
-        np.testing.assert_allclose(flat(gradient), sam_reference(START, 0.1 * index), rtol=1e-4)
+        np.testing.assert_allclose(flat(gradient), sam_reference(START, 0.1 * index), rtol=1e-7)
     late = looksam(optax.linear_schedule(0.0, 0.4, 4), every=2)
-    gradient, _, _ = late.gradient(quadratic, params, SharpnessState(jnp.int32(4), tree(START, jnp.float32)))
-    np.testing.assert_allclose(flat(gradient), sam_reference(START, 0.4), rtol=1e-4)
+    gradient, _, _ = late.gradient(quadratic, params, SharpnessState(jnp.int32(4), tree(START)))
+    np.testing.assert_allclose(flat(gradient), sam_reference(START, 0.4), rtol=1e-7)
 
 
 # -- only the first pass leaves a trace -------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Every method leaves its mark on the model that it trains, measured beside plain training from the same seeds.
 
-Options are those of configs/baselines.py and configs/operators.py, ten epochs on digits, but where `noisy`, `long_tail`
-and `flat` say otherwise and why. Margins held for the subsets of seeds 0, 100 and 200.
+Options are those of configs/baselines.py and configs/operators.py before any choice (the first trials of
+configs/tune.py), ten epochs on digits, but where `noisy`, `long_tail` and `flat` say otherwise and why. Margins held
+for the subsets of seeds 0, 100 and 200.
 """
 
 import functools
@@ -15,7 +16,7 @@ import numpy as np
 import optax
 import pytest
 
-from configs import baselines
+from configs import baselines, tune
 from lpg_jax import data, descent, losses, models, training
 from lpg_jax.training import batches, meta_step, metrics, presets, recipe
 from lpg_jax.training.state import predictor
@@ -38,6 +39,8 @@ class Problem(NamedTuple):
 
 def solve(words, methods, home, seed, **fields):
     config = baselines.get_config(f"{words},laptop")
+    for trials in tune.TRIALS[words].values():
+        config.update_from_flattened_dict(trials[0])
     config.seed, config.num_seeds, config.method = seed, SEEDS, methods
     config.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
     config.evaluate.every_epochs = config.train.epochs

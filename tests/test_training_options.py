@@ -84,6 +84,45 @@ def rows_of(seed=0, **fields):
     return np.stack(found)
 
 
+VECTORS = {"bias": np.array([0.3, -0.4]), "kernel": np.array([[1.0, 2.0], [-2.0, 0.5]])}
+PLAIN = {"momentum": 0.0, "weight_decay": 0.0, "schedule": "constant", "learning_rate": 0.5}
+
+
+def changes(steps=1, **fields):
+    """What the chain makes of VECTORS as gradients, at VECTORS as parameters, in float64: a list over steps."""
+    with jax.enable_x64(True):
+        train = tiny(**{f"train__{name}": value for name, value in (PLAIN | fields).items()}).train
+        tx, tree, found = descent.from_config(train, 2).tx, jax.tree.map(jnp.asarray, VECTORS), []
+        state = tx.init(tree)
+        for _ in range(steps):
+            change, state = tx.update(tree, state, tree)
+            found.append(jax.tree.map(np.asarray, change))
+    return found
+
+
+def test_gradient_noise_falls_by_its_power():
+    """Variance eta / (1 + t)^gamma [Neelakantan et al. 2015]: at t = 0 that of no decay, then less of the same draw."""
+    plain, constant = changes()[0], changes(4, gradient_noise=0.3)
+    falling = changes(4, gradient_noise=0.3, gradient_noise_decay=0.55)
+    for step, (one, other) in enumerate(zip(constant, falling, strict=True)):
+        for name in VECTORS:
+            expected = plain[name] + (one[name] - plain[name]) * (1 + step) ** (-0.55 / 2)
+            np.testing.assert_allclose(other[name], expected, rtol=1e-6)
+            assert np.abs(one[name] - plain[name]).min() > 0
+
+
+def test_normalised_gradients():
+    """Over the global norm; or, as in LARS, each leaf at the norm of its parameters, weight decay included."""
+    norm = np.sqrt(sum(np.sum(leaf**2) for leaf in VECTORS.values()))
+    for name, leaf in changes(normalize="global")[0].items():
+        np.testing.assert_allclose(leaf, -0.5 * VECTORS[name] / norm, rtol=1e-6)  # optax adds 1e-6
+    params = VECTORS["kernel"]
+    decayed = changes(normalize="layer", weight_decay=0.1)[0]["kernel"]
+    towards = params + 0.1 * params
+    expected = -0.5 * np.linalg.norm(params) * towards / np.linalg.norm(towards)
+    np.testing.assert_allclose(decayed, expected, rtol=1e-12)
+
+
 PGD = {"lpg__pgd_steps": 3, "lpg__epsilon": 0.3}
 SCALE = {"lpg__direction": "class_scale", "lpg__epsilon": 3.0}
 ACCURACY = {"lpg__split": "accuracy"}

@@ -2,22 +2,23 @@
 
 `load(config.data, seed)` is the door. Fields of `config.data` (an absent field or None takes the default):
 
-| field              | default       | meaning                                                                     |
-|--------------------|---------------|-----------------------------------------------------------------------------|
-| name               | required      | "digits" (scikit-learn, 8x8), "npz", or any TFDS image-classification set   |
-| data_dir           | ""            | where TFDS sets lie (only they read it); empty: TFDS's own default          |
-| path               | ""            | "npz": file with x_train, y_train[, x_test, y_test]; x: images [N, H, W, C] |
-|                    |               | or [N, H, W], or feature vectors [N, D], uint8 or float; y: integers [N]    |
-| imbalance          | 1.0           | largest over smallest class count; 1.0: all data, > 1: a long-tailed subset |
-| imbalance_kind     | "exponential" | or "step"                                                                   |
-| validation         | 0.0           | fraction of the training subset held out, per class, in [0, 1)              |
-| validation_labels  | "noisy"       | or "clean"                                                                  |
-| test_fraction      | 0.3           | per class, in (0, 1), for a source without a test part of its own           |
-| noise.kind         | "none"        | symmetric, asymmetric, pair, matrix, instance, human, file                  |
-| noise.rate         | 0.0           | in [0, 1]; for symmetric, asymmetric, pair and instance                     |
-| noise.include_self | False         | symmetric: the true class may be drawn too, so less than rate is wrong      |
-| noise.path         | ""            | matrix: .npy/.npz [C, C], row = clean class; human, file: .npz              |
-| noise.key          | ""            | human: name of the array in the file, e.g. "c10_worse"                      |
+| field                | default       | meaning                                                                     |
+|----------------------|---------------|-----------------------------------------------------------------------------|
+| name                 | required      | "digits" (scikit-learn, 8x8), "npz", or any TFDS image-classification set   |
+| data_dir             | ""            | where TFDS sets lie (only they read it); empty: TFDS's own default          |
+| path                 | ""            | "npz": file with x_train, y_train[, x_test, y_test]; x: images [N, H, W, C] |
+|                      |               | or [N, H, W], or feature vectors [N, D], uint8 or float; y: integers [N]    |
+| imbalance            | 1.0           | largest over smallest class count; 1.0: all data, > 1: a long-tailed subset |
+| imbalance_kind       | "exponential" | or "step"                                                                   |
+| validation           | 0.0           | fraction of the training subset held out, per class, in [0, 1)              |
+| validation_per_class | 0             | or so many examples of every class held out, whatever its size              |
+| validation_labels    | "noisy"       | or "clean"                                                                  |
+| test_fraction        | 0.3           | per class, in (0, 1), for a source without a test part of its own           |
+| noise.kind           | "none"        | symmetric, asymmetric, pair, matrix, instance, human, file                  |
+| noise.rate           | 0.0           | in [0, 1]; for symmetric, asymmetric, pair and instance                     |
+| noise.include_self   | False         | symmetric: the true class may be drawn too, so less than rate is wrong      |
+| noise.path           | ""            | matrix: .npy/.npz [C, C], row = clean class; human, file: .npz              |
+| noise.key            | ""            | human: name of the array in the file, e.g. "c10_worse"                      |
 
 A field that the others leave without effect (a rate without a kind that uses it, a path that is not read) is an error.
 """

@@ -67,10 +67,10 @@ def load(data_config: Any, seed: int) -> Dataset:
     """Loads a data set as the config asks for; the same config and seed give identical arrays.
 
     Order: (1) noisy labels for every example of the source, from the clean labels; (2) a test part, if the source has
-    none; (3) the long-tailed subset of the rest; (4) the validation part, stratified by clean class, carved from that
-    subset, so that nothing outside the subset is ever seen. Steps 2-4 look at clean labels only and every step has its
-    own random stream: changing one leaves the outcome of the others as it was, and array shapes do not depend on the
-    seed.
+    none; (3) the long-tailed subset of the rest; (4) the validation part, a share of every clean class or equally many
+    examples of each, carved from that subset, so that nothing outside the subset is ever seen. Steps 2-4 look at clean
+    labels only and every step has its own random stream: changing one leaves the outcome of the others as it was, and
+    array shapes do not depend on the seed.
 
     Args:
       data_config: the fields documented in `lpg_jax.data`.
@@ -91,6 +91,7 @@ def load(data_config: Any, seed: int) -> Dataset:
       | imbalance beyond n_max                            | ValueError naming the class that would be empty        |
       | a class too small for the validation fraction     | stays in train as a whole                              |
       | a validation fraction that holds out nothing      | ValueError                                             |
+      | validation_per_class >= the smallest class count  | ValueError naming the class: every class must stay     |
       | noise that leaves a class without a given label   | class_counts has a 0 there; confusion rows stay valid  |
       | kind "file" that lacks an example that is needed  | ValueError naming its index                            |
       | kind "human" for a TFDS set without numbered ids  | ValueError: the order is unknown                       |
@@ -108,7 +109,7 @@ def load(data_config: Any, seed: int) -> Dataset:
     noisy = _noisy_labels(options, source, [seed, _NOISE])
     pool, test = _carve_test(source, options.test_fraction, [seed, _TEST])
     pool = _long_tail(source, pool, options, [seed, _SUBSET])
-    pool, held = _carve_validation(source, pool, options.validation, [seed, _VALIDATION])
+    pool, held = _carve_validation(source, pool, options, [seed, _VALIDATION])
     train = _split(source, noisy, pool)
     validation = None
     if len(held) > 0:
@@ -165,14 +166,34 @@ def _long_tail(source: Source, pool: np.ndarray, options: Options, seed: list[in
 
 
 def _carve_validation(
-    source: Source, pool: np.ndarray, fraction: float, seed: list[int]
+    source: Source, pool: np.ndarray, options: Options, seed: list[int]
 ) -> tuple[np.ndarray, np.ndarray]:
+    if options.validation_per_class > 0:
+        return _carve_per_class(source, pool, options, seed)
+    fraction = options.validation
     rest, held = stratified_split(source.labels[pool], fraction, seed)
     if fraction > 0 and len(held) == 0:
         raise ValueError(
             f"data.validation={fraction}: no class has enough examples to hold one out; raise it or set 0.0"
         )
     return pool[rest], pool[held]
+
+
+def _carve_per_class(
+    source: Source, pool: np.ndarray, options: Options, seed: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Equally many examples of each class; for one seed more of them contain fewer."""
+    labels, names, number = source.labels[pool], source.class_names, options.validation_per_class
+    counts = np.bincount(labels, minlength=len(names))
+    rarest = int(np.argmin(counts))
+    if number >= counts[rarest]:
+        raise ValueError(
+            f"data.validation_per_class={number}: class {rarest} ({names[rarest]}) has {counts[rarest]} training "
+            f"examples, of which one must stay; must be <= {max(counts[rarest] - 1, 0)}"
+            + (", or lower data.imbalance" if options.imbalance > 1 else "")
+        )
+    held = longtail_subset(labels, np.full(len(names), number), seed)
+    return np.delete(pool, held), pool[held]
 
 
 def _split(source: Source, labels: np.ndarray, index: np.ndarray) -> Split:

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import numbers
 from typing import Any, NamedTuple
 
 NOISE_KINDS = ("none", "symmetric", "asymmetric", "pair", "matrix", "instance", "human", "file")
@@ -32,6 +33,7 @@ class Options(NamedTuple):
     imbalance: float
     imbalance_kind: str
     validation: float
+    validation_per_class: int
     validation_labels: str
     test_fraction: float
     noise: NoiseOptions
@@ -64,13 +66,20 @@ def read_options(config: Any) -> Options:
         raise ValueError(f"data.path={path!r}: only read when data.name='npz', but data.name={name!r}; leave it empty")
     if name == "npz" and not path:
         raise ValueError("data.path='': data.name='npz' needs the .npz file with x_train, y_train[, x_test, y_test]")
+    validation = _number(config, "validation", 0.0, lambda v: 0 <= v < 1, "must be in [0, 1)")
+    per_class = _count(config, "validation_per_class")
+    if validation > 0 and per_class > 0:
+        raise ValueError(
+            f"data.validation_per_class={per_class}: excludes data.validation={validation}; set one of them to 0"
+        )
     return Options(
         name=name,
         data_dir=str(_get(config, "data_dir", "")),
         path=path,
         imbalance=_number(config, "imbalance", 1.0, lambda v: v >= 1 and math.isfinite(v), "must be >= 1 and finite"),
         imbalance_kind=_choice(config, "imbalance_kind", ("exponential", "step")),
-        validation=_number(config, "validation", 0.0, lambda v: 0 <= v < 1, "must be in [0, 1)"),
+        validation=validation,
+        validation_per_class=per_class,
         validation_labels=_choice(config, "validation_labels", ("noisy", "clean")),
         test_fraction=_number(config, "test_fraction", 0.3, lambda v: 0 < v < 1, "must be in (0, 1)"),
         noise=_read_noise(_get(config, "noise", None)),
@@ -121,6 +130,13 @@ def _number(config: Any, field: str, default: float, accepts, rule: str, prefix:
     if not accepts(number):
         raise ValueError(f"{prefix}{field}={value}: {rule}")
     return number
+
+
+def _count(config: Any, field: str, prefix: str = "data.") -> int:
+    value = _get(config, field, 0)
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 0:
+        raise ValueError(f"{prefix}{field}={value!r}: must be an integer >= 0")
+    return int(value)
 
 
 def _choice(config: Any, field: str, choices: tuple[str, ...], prefix: str = "data.") -> str:

@@ -82,7 +82,8 @@ def virtual_step(
       labels: int [B], or float membership [B, C].
       slope: params -> gradient, like params, of the *mean* loss of a batch of the validation (meta) set; under
         axis_name the mean over the examples of all devices. With BatchNorm: train mode, its new moments dropped. That
-        batch may be smaller: a GDW step takes the operations of 3.3 plain ones at B, 2.8 at B/2, 2.6 at B/4 (ResNet-8).
+        batch may be smaller: a GDW step takes the operations of 3.3 plain ones at B, 2.8 at B/2, 2.6 at B/4 (ResNet-8;
+        `python tests/measure_meta_cost.py`), so fewer than 3 with half a batch or less, and not with a whole one.
       learning_rate: > 0, [] that of the real step at this step; traced values pass.
       loss_fn: (logits, labels) -> losses [B], per example.
       mask: [B], 0 = not there.

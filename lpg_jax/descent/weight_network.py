@@ -61,8 +61,10 @@ def gdw(
       A `Reweighting`. `init(key, dtype=float32)` gives the state, `update(step, state)` the weights of the real step
       and the new state, from a `virtual_step`. The label's own weight is not read: the operator sets its entry such
       that the row sums to zero. Cost, in passes over a batch: a forward, three backward (virtual, validation, real),
-      one of them with a forward of its own, and a forward-mode pass. The passes of the virtual step stand under
-      `lax.cond` where every > 1: under vmap they are always run, and convolutions on CPU are slow there.
+      one of them with a forward of its own, and a forward-mode pass; measured in one run (`python
+      tests/measure_meta_cost.py`) 2.6 to 2.9 plain steps with a validation batch of B / 4, what a config takes by
+      default, and 3.2 to 3.3 with one of B. The passes of the virtual step stand under `lax.cond` where every > 1:
+      under vmap they are always run, and convolutions on CPU are slow there.
 
     Raises:
       ValueError: width or every no integer >= 1; mean_change or max_change negative or not finite (traced: passes).

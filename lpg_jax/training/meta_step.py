@@ -38,7 +38,10 @@ def learn(
     meta = recipe.method.meta
     assert meta is not None
     if validation is None:
-        raise ValueError("validation=None: this method learns from the validation part; set data.validation > 0")
+        raise ValueError(
+            "validation=None: this method learns from the validation part; set data.validation_per_class > 0, or "
+            "data.validation > 0"
+        )
     batch = batch_of(recipe, state, jax.tree.map(lambda leaf: leaf[0], raw), 0)
     held_out = _draw(recipe, state, validation)
     dropout = dropout_key(state, 0, axis_name)

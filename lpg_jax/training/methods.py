@@ -120,6 +120,6 @@ def _make(table: dict[str, Any], part: str, context: Context, *more: Any) -> Any
 
 def _describe(part: str, config: Config) -> str:
     """A part with the options that are set."""
-    group = presets.options(part, config)
+    group = presets.options(part, config) + (presets.options("lpg", config) if part in presets.OF_LPG else [])
     fields = ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in group)
     return f"{part} ({fields})" if fields else part

@@ -213,9 +213,12 @@ class Meta(NamedTuple):
 
 def _meta_options(part: str, context: Context) -> tuple[int, dict[str, Any]]:
     """The size of a batch of the validation part (default: a quarter of a batch), and the other options."""
-    if not context.config.data.validation > 0:
-        value = context.config.data.validation
-        raise ValueError(f"data.validation={value}: must be > 0, this method learns from the validation part")
+    held_out = context.config.data
+    if not (held_out.validation > 0 or held_out.validation_per_class > 0):
+        raise ValueError(
+            f"data.validation={held_out.validation}: must be > 0, or data.validation_per_class; this method learns "
+            "from the validation part"
+        )
     if context.config.train.micro_batches > 1:
         value = context.config.train.micro_batches
         raise ValueError(f"train.micro_batches={value}: must be 1 for a method that tries the whole step out")
@@ -348,4 +351,5 @@ EXCLUSIVE: tuple[dict[str, Any], ...] = (
 KNOWN = tuple(dict.fromkeys(part for table in (OPERATORS, *EXCLUSIVE) for part in table))
 NO_BASE = ("ldam",)  # a loss with loss_args of its own, around which no shift goes
 OF_HEAD = ("ldam", "isda", "gcl")  # losses that read features and the head's kernel
+OF_LPG = ("equal_lpg", "scaled_ce", "random_lpg")  # that read config.lpg
 INTEGER_LABELS = ("smooth", "isda")

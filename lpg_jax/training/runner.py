@@ -143,9 +143,13 @@ def _check_validation(task: Task, dataset: data.Dataset) -> None:
     absent = np.flatnonzero(np.bincount(dataset.validation.labels, minlength=dataset.num_classes) == 0)
     for name, of_method in task.recipes.items():
         if of_method.method.meta is not None and len(absent):
+            fields = task.config.data
+            what, fix = f"data.validation={fields.validation}", "lower data.imbalance"
+            if fields.validation_per_class > 0:  # noise alone can take a class away
+                what, fix = f"data.validation_per_class={fields.validation_per_class}", "set validation_labels='clean'"
             raise ValueError(
-                f"data.validation={task.config.data.validation}: leaves no example of class {absent[0]} "
-                f"({dataset.class_names[absent[0]]}), which {name} learns from; raise it, or lower data.imbalance"
+                f"{what}: leaves no example of class {absent[0]} ({dataset.class_names[absent[0]]}), "
+                f"which {name} learns from; raise it, or {fix}"
             )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
@@ -69,15 +70,17 @@ def check(runs: Sequence[Run]) -> None:
             settings.check(run.config)
             read_options(run.config.data)
             for name in settings.method_names(run.config):
-                recipe.build(run.config, _stand_in(), name)
+                recipe.build(run.config, _stand_in(run.config), name)
             workdir.inspect(run.home, settings.to_json(run.config))
         except (ValueError, OSError) as error:
             raise ConfigError(f"{run.home.name}: {error}") from error
 
 
-def _stand_in() -> Facts:
+def _stand_in(config: Config) -> Facts:
     """Facts of a large, plain data set: whatever a recipe refuses about them, it refuses about the config."""
     classes = 10
+    rate = 0.0 if config.data.noise.kind == "none" else 0.2
+    confusion = (1 - rate) * np.eye(classes) + rate * np.roll(np.eye(classes), 1, axis=1)
     return Facts(
         input_shape=(1024, 1024, 3),
         input_dtype="uint8",
@@ -85,9 +88,10 @@ def _stand_in() -> Facts:
         num_classes=classes,
         class_names=tuple(map(str, range(classes))),
         class_counts=tuple(range(10**5, 10**5 - classes, -1)),
-        noise_rate=0.0,
+        noise_rate=rate,
         mean=(0.5,) * 3,
         std=(0.25,) * 3,
+        confusion=tuple(map(tuple, confusion.tolist())) if rate else (),
     )
 
 
@@ -188,7 +192,7 @@ def _joins(run: Run) -> bool:
     try:
         if run.config.log.wandb or workdir.inspect(run.home, settings.to_json(run.config)) != "new":
             return False
-        one = recipe.build(run.config, _stand_in(), settings.method_names(run.config)[0])
+        one = recipe.build(run.config, _stand_in(run.config), settings.method_names(run.config)[0])
         return parallel.takes_population(one, parallel.Layout.of(run.config))
     except (ValueError, OSError):  # trained alone, it says so
         return False
