@@ -6,7 +6,11 @@
 --config=FILE[:variant]   a file of configs/, or one like it; configs/default.py names every field
 --config.FIELD=VALUE      changes a field; as often as needed
 --workdir=DIR             where everything goes; default runs/NAME-DIGEST, so that other fields are another run
---compilation_cache=DIR   keeps compiled programs there, for the next start
+--compilation_cache=DIR   keeps compiled programs there, for the next start, up to 1 GiB only in the default place:
+                          lpg_jax/ of XDG_CACHE_HOME or ~/.cache; "off": nowhere. The results are the same bits
+--environment=asis        leaves the memory allocator as it is. On a Linux CPU the command otherwise starts itself
+                          again, once and as the same process, with MALLOC_* variables (environment.py) that make
+                          convolutions faster; those that are set already stay
 
 Several processes, one command in each, with a work directory that all of them see:
 
@@ -47,11 +51,13 @@ import logging
 import os
 import shlex
 import sys
+import warnings
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before jax is imported
-if "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
-    os.environ.setdefault("NPROC", "64")  # with fewer threads than devices a collective on CPU can wait for ever
+import environment
+
+if __name__ == "__main__":
+    environment.enter(sys.argv)  # before jax is imported
 
 import jax
 from absl import logging as absl_logging
@@ -62,6 +68,8 @@ from lpg_jax import report, training
 from lpg_jax.training import predict, sweep
 from lpg_jax.training.commandline import CommandError, Predict, Sweep, Train, parse
 from lpg_jax.training.signals import Interrupted
+
+SHORTEST_KEPT = 0.1  # seconds of compilation that are worth a file
 
 
 def main(argv: list[str]) -> int:
@@ -87,13 +95,31 @@ def main(argv: list[str]) -> int:
 
 def launch(command: Train | Sweep | Predict, line: str, console: Console) -> int:
     """Does what a command asks for; `line` is the command as typed. Returns the exit code."""
-    if command.compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", command.compilation_cache)
+    command = command._replace(compilation_cache=keep_programs(command.compilation_cache))
     if isinstance(command, Sweep):
         return sweep_(command, line, console)
     if isinstance(command, Predict):
         return predict_(command, console)
     return train(command, line, console)
+
+
+def keep_programs(asked: str | None) -> str | None:
+    """Lets jax keep compiled programs where --compilation_cache says; returns the directory, None: nowhere, or where
+    jax keeps them already.
+
+    A directory that cannot be read or written costs the time to compile, and a file that a kill cut short is noticed by
+    its checksum: neither is worth a warning.
+    """
+    if asked is None and jax.config.values["jax_compilation_cache_dir"]:
+        return None
+    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
+    directory = None if asked == "off" else asked
+    if asked is None:
+        directory = str(environment.cache_directory(os.environ))
+        environment.prune(Path(directory))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST_KEPT)
+    jax.config.update("jax_compilation_cache_dir", directory)
+    return directory
 
 
 def train(command: Train, line: str, console: Console) -> int:

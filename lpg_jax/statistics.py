@@ -13,6 +13,8 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from lpg_jax.class_blocks import sum_over_blocks
+
 SCATTER_LIMIT = 2**16  # rows: a sum one by one in float32 loses bits with every row
 HIGHEST = lax.Precision.HIGHEST  # accelerators round float32 products to bfloat16 or TF32 by default
 
@@ -72,7 +74,8 @@ def unit_and_norm(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
     Divides by the largest entry first, so that no square overflows or vanishes; differentiable at 0.
     """
     peak = lax.stop_gradient(jnp.max(jnp.abs(vectors), axis=-1, keepdims=True))
-    scaled = safe_divide(vectors, peak)
+    peak = jnp.minimum(peak, jnp.asarray(jnp.finfo(vectors.dtype).max / 4, vectors.dtype))  # its inverse is not 0
+    scaled = vectors * safe_divide(jnp.ones_like(peak), peak)
     square = jnp.sum(jnp.square(scaled), axis=-1, keepdims=True)
     length = jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
     return safe_divide(scaled, length), peak * length
@@ -108,7 +111,7 @@ def batch_sums(
     membership: jax.Array,
     logits: jax.Array,
     labels: jax.Array | None,
-    dense: bool,
+    sum_squares: jax.Array | None,
 ) -> ClassSums:
     """Sums of one batch.
 
@@ -118,7 +121,7 @@ def batch_sums(
       membership: [B, C] weights t_ic; a row of zeros stays out.
       logits: [B, C]; their argmax is the prediction, the first one among ties.
       labels: [B] int in [0, C] if each example belongs to one class at most (C: to none), None for soft targets.
-      dense: keep the sums of gradients [C, C]; otherwise pair sums, in O(B C) memory (plus B x B for soft targets).
+      sum_squares: None keeps the sums of gradients [C, C]; `sum_norms_squared` of the batch [C] keeps pair sums.
 
     Returns:
       `ClassSums` in the dtype of rows.
@@ -126,17 +129,19 @@ def batch_sums(
     hit, predicted = _hits(logits, membership, labels)
     columns = [jnp.ones_like(hit)[:, None], hit[:, None], square_norms[:, None]]
     # one product, so that a batch sharded over devices needs one all-reduce
-    columns = jnp.concatenate([*columns, rows] if dense else columns, axis=1)
+    columns = jnp.concatenate([*columns, rows] if sum_squares is None else columns, axis=1)
     packed = _sum_by_class(columns, membership, labels)
     count, hits, square_norm = packed[:, 0], packed[:, 1], packed[:, 2]
     if predicted is not None:  # a hit of weight t_ic belongs to the predicted class alone
         hits = jnp.matmul(hit, predicted, precision=HIGHEST)
-    if dense:
+    if sum_squares is None:
         return ClassSums(count, hits, square_norm, packed[:, 3:], None, None)
-    squared = jnp.square(membership)
-    pair_count = jnp.maximum(jnp.square(count) - jnp.sum(squared, axis=0), 0)
-    own = jnp.matmul(square_norms, squared, precision=HIGHEST)
-    pair_product = jnp.where(pair_count > 0, sum_norms_squared(rows, membership, labels) - own, 0)
+    own_count, own = count, square_norm  # the pairs of an example with itself
+    if labels is None:
+        squared = jnp.square(membership)
+        own_count, own = jnp.sum(squared, axis=0), jnp.matmul(square_norms, squared, precision=HIGHEST)
+    pair_count = jnp.maximum(jnp.square(count) - own_count, 0)
+    pair_product = jnp.where(pair_count > 0, sum_squares - own, 0)
     return ClassSums(count, hits, square_norm, None, pair_product, pair_count)
 
 
@@ -167,20 +172,33 @@ def _hits(logits: jax.Array, membership: jax.Array, labels: jax.Array | None) ->
         first = jnp.min(jnp.where(top, classes, classes.size), axis=-1, keepdims=True)
         predicted = classes == first
         return jnp.sum(jnp.where(predicted, membership, 0), axis=-1), predicted.astype(membership.dtype)
-    label = labels[:, None]
-    own = jnp.sum(jnp.where(classes == label, logits, 0), axis=-1, keepdims=True)
-    ahead = (logits > own) | ((logits == own) & (classes < label))
-    return (~jnp.any(ahead, axis=-1)).astype(membership.dtype), None
+    own = logits.at[jnp.arange(len(labels)), labels].get(mode="fill", fill_value=jnp.nan)
+
+    def ahead(block: jax.Array, columns: jax.Array) -> jax.Array:
+        label, level = labels[:, None, None], own[:, None, None]
+        return jnp.any(~(block <= level) | ((block == level) & (columns < label)), axis=(1, 2))
+
+    blocks = sum_over_blocks(lambda block, columns: ahead(block, columns).astype(membership.dtype), logits)
+    return (blocks == 0).astype(membership.dtype), None
 
 
 def sum_norms_squared(rows: jax.Array, membership: jax.Array, labels: jax.Array | None) -> jax.Array:
-    """||sum_i t_ic h_i||^2 per class [C], without forming a C x C array."""
+    """||sum_i t_ic h_i||^2 per class [C], in O(B C) memory (plus B x B for soft targets).
+
+    Rows of the label C may hold anything: they are summed by themselves, and their sum is dropped.
+    """
+    dtype = membership.dtype
     if labels is None:
         gram = jnp.matmul(rows, rows.T, precision=HIGHEST)
         return jnp.maximum(jnp.sum(membership * jnp.matmul(gram, membership, precision=HIGHEST), axis=0), 0)
-    sums, classes, _ = present_class_sums(rows, labels)
-    per_class = jnp.zeros(rows.shape[-1], rows.dtype)
-    return per_class.at[classes].add(jnp.sum(jnp.square(sums), axis=-1), mode="drop")
+    classes, place = present_classes(labels, rows.shape[-1])
+
+    def squares(block: jax.Array, columns: jax.Array) -> jax.Array:
+        del columns
+        sums = jax.ops.segment_sum(block.astype(dtype), place, num_segments=len(classes))
+        return jnp.sum(jnp.square(sums), axis=(1, 2))
+
+    return jnp.zeros(rows.shape[-1], dtype).at[classes].add(sum_over_blocks(squares, rows), mode="drop")
 
 
 def present_class_sums(rows: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -194,11 +212,15 @@ def present_class_sums(rows: jax.Array, labels: jax.Array) -> tuple[jax.Array, j
       sums [K, C], the class of each of them [K] (C where the place is empty or stands for no class), and the place
       of each row [B]; K = min(B, C + 1).
     """
-    batch, num_classes = rows.shape
-    size = min(batch, num_classes + 1)
+    classes, place = present_classes(labels, rows.shape[-1])
+    return jax.ops.segment_sum(rows, place, num_segments=len(classes)), classes, place
+
+
+def present_classes(labels: jax.Array, num_classes: int) -> tuple[jax.Array, jax.Array]:
+    """The classes present [K], C where a place is empty, and the place of each label [B]; K = min(B, C + 1)."""
+    size = min(len(labels), num_classes + 1)
     classes, place = jnp.unique(labels, size=size, fill_value=num_classes, return_inverse=True)
-    place = place.reshape(batch)
-    return jax.ops.segment_sum(rows, place, num_segments=size), classes, place
+    return classes, place.reshape(-1)
 
 
 def add(left: Any, right: Any) -> Any:

@@ -5,6 +5,8 @@ import pathlib
 import subprocess
 import sys
 
+import jax
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 
@@ -13,7 +15,9 @@ def start(*arguments, devices=1, **environment):
     variables = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "NPROC")}
     if devices > 1:
         variables["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
-    variables |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment}
+    variables |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    variables["JAX_COMPILATION_CACHE_DIR"] = jax.config.jax_compilation_cache_dir  # not that of the user's home
+    variables |= environment
     command = [sys.executable, str(ROOT / "launch.py"), *map(str, arguments)]
     return subprocess.Popen(
         command, cwd=ROOT, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

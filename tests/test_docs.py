@@ -22,10 +22,11 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages(lpg_jax.__path__, "lpg_ja
 ROOMS = {
     "__init__": {"losses", "transforms", "bounds", "logit_layer", "splits", "statistics"},
     "checks": set(),
-    "statistics": set(),
+    "class_blocks": set(),
+    "statistics": {"class_blocks"},
     "splits": {"statistics", "checks"},
     "bounds": {"statistics", "checks"},
-    "transforms": {"splits", "bounds", "statistics", "checks"},
+    "transforms": {"splits", "bounds", "statistics", "checks", "class_blocks"},
     "logit_layer": {"statistics", "checks"},
     "losses": {"statistics", "checks"},
     "descent": {"losses", "transforms", "statistics", "checks"},

@@ -8,7 +8,7 @@ from jax import lax
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Softmax cross-entropy per example, -sum_c t_c log p_c; its row is h = p sum_c t_c - t.
 
-    Integer labels are computed by products with one-hot targets instead of gathers, so that labels may be sharded.
+    With integer labels no array [..., C] is kept for the backward pass; batch and classes may be sharded.
 
     Args:
       logits: [..., C] z, in nats. float16 and bfloat16 are computed in float32.
@@ -36,22 +36,28 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
         return _soft(logits, labels.astype(logits.dtype))
     if labels.shape != logits.shape[:-1]:
         raise ValueError(f"labels.shape={labels.shape}: must be {logits.shape[:-1]} or {logits.shape}, as logits")
-    labels = labels.astype(jnp.int64 if labels.dtype.itemsize == 8 else jnp.int32)
-    valid = (labels >= 0) & (labels < logits.shape[-1])
-    losses = _hard(jnp.where(valid[..., None], logits, 0), labels)
-    return jnp.where(valid, losses, 0)
+    return _hard(logits, labels.astype(jnp.int64 if labels.dtype.itemsize == 8 else jnp.int32))
 
 
 def _hard(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """-log p_y = softplus(log sum_{j != y} e^z_j - z_y): without 1 - p_y in it, loss and row keep their digits, and the
     row its zero sum, where an example is learnt by heart."""
+    valid = (labels >= 0) & (labels < logits.shape[-1])
+    logits = jnp.where(valid[..., None], logits, 0)
+    top = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    labels = jnp.where(valid, labels, 0)
+    rest = _sum_of_others(logits, labels, top)
+    label_logit = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0] - top[..., 0]
+    left_out = ((rest == 0) & ~jnp.isnan(label_logit)) | ~valid  # p_y = 1, or no label
+    losses = jax.nn.softplus(jnp.log(jnp.where(left_out, 1, rest)) - label_logit)
+    return jnp.where(left_out, 0, losses)
+
+
+@jax.checkpoint  # the exponentials are computed again: to keep them [..., C] costs more, most of all for many classes
+def _sum_of_others(logits: jax.Array, labels: jax.Array, top: jax.Array) -> jax.Array:
+    """sum_{j != y} e^(z_j - top) [...]."""
     own = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.bool_)
-    logits = logits - lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-    rest = jnp.sum(jnp.where(own, 0, jnp.exp(logits)), axis=-1)
-    label_logit = jnp.sum(jnp.where(own, logits, 0), axis=-1)
-    certain = (rest == 0) & ~jnp.isnan(label_logit)  # p_y = 1
-    losses = jax.nn.softplus(jnp.log(jnp.where(certain, 1, rest)) - label_logit)
-    return jnp.where(certain, 0, losses)
+    return jnp.sum(jnp.where(own, 0, jnp.exp(logits - top)), axis=-1)
 
 
 def _soft(logits: jax.Array, targets: jax.Array) -> jax.Array:

@@ -188,6 +188,7 @@ def _define() -> flags.FlagValues:
     for name in ("num_processes", "process_id"):
         flags.DEFINE_integer(name, None, "", lower_bound=0, flag_values=values)
     flags.DEFINE_boolean("distributed", False, "", flag_values=values)
+    flags.DEFINE_enum("environment", "tuned", ["tuned", "asis"], "", flag_values=values)  # read by environment.py
     flags.DEFINE_enum("sweep", None, ["local", "slurm"], "", flag_values=values)
     return values
 

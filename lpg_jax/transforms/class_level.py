@@ -16,8 +16,18 @@ from jax.typing import ArrayLike
 from lpg_jax import statistics
 from lpg_jax.bounds import Bound
 from lpg_jax.checks import check_choice, check_integer, check_labels, check_number, check_shape
+from lpg_jax.class_blocks import edit_blocks
 from lpg_jax.splits import Split
-from lpg_jax.statistics import ClassStats, ClassSums, Commit, Uncommitted, at_least_float32, total, unit_and_norm
+from lpg_jax.statistics import (
+    HIGHEST,
+    ClassStats,
+    ClassSums,
+    Commit,
+    Uncommitted,
+    at_least_float32,
+    total,
+    unit_and_norm,
+)
 
 DENSE_LIMIT = 4096
 
@@ -41,13 +51,22 @@ class Batch(NamedTuple):
     norm: jax.Array  # [B, 1] ||h_i||, likewise
     membership: jax.Array  # [B, C] t_ic, 0 for the rows that stay out
     labels: jax.Array | None  # [B] int in [0, C], C = stays out; None for soft targets
+    sum_squares: jax.Array | None  # [C] ||sum_i t_ic h_i||^2 of this device's rows; None up to dense_limit
     sums: ClassSums  # of the whole batch, over axis_name
     axis_name: Any  # mapped axis that shards the batch, or None
     extra: Mapping[str, Any]  # further keyword arguments of update
 
+    def of(self, per_class: jax.Array) -> jax.Array:
+        """sum_c t_ic v_c of every row [B], from v [C]; 0 for the rows that stay out."""
+        if self.labels is None:
+            return jnp.matmul(self.membership, per_class, precision=HIGHEST)
+        return per_class.at[self.labels].get(mode="fill", fill_value=0)
 
-# (batch, sign [C] in {-1, 0, 1}, epsilon [C], stats, params) -> what to add to each row [B, C]
-Displacement: TypeAlias = Callable[[Batch, jax.Array, jax.Array, ClassStats, Any], jax.Array]
+
+# what to add to each row [B, C], or a function that makes it of a block of columns of the rows, see `class_blocks`
+Delta: TypeAlias = jax.Array | Callable[[jax.Array], jax.Array]
+# (batch, sign [C] in {-1, 0, 1}, epsilon [C], stats, params) -> Delta
+Displacement: TypeAlias = Callable[[Batch, jax.Array, jax.Array, ClassStats, Any], Delta]
 
 
 class Schedule(NamedTuple):
@@ -133,11 +152,19 @@ def class_level(
         batch, mask = gather_batch(updates, current, **arguments)
         sign = jnp.sign(current.class_margin)  # from the statistics as they stood before this batch
         epsilon = bound(current.class_margin)  # anew, so that a schedule's eps acts at its own step
-        moves = jnp.matmul(batch.membership, jnp.abs(sign).astype(batch.rows.dtype))[:, None] > 0
+        moves = batch.of(jnp.abs(sign).astype(batch.rows.dtype)) > 0
         delta = displace(batch, sign, epsilon, current.stats, params)
         flat = updates.reshape(-1, updates.shape[-1])
-        edited = jnp.where(moves & (delta != 0), (batch.rows + delta).astype(updates.dtype), flat)
-        edited = edited if mask is None else jnp.where(mask[:, None], edited, 0)
+
+        def edit(rows: jax.Array, delta: jax.Array) -> jax.Array:
+            there, moved = (_per_row(values, rows) for values in (mask, moves))
+            edited = jnp.where(moved & (delta != 0), (rows.astype(delta.dtype) + delta).astype(rows.dtype), rows)
+            return edited if there is None else jnp.where(there, edited, 0)
+
+        if callable(delta):
+            edited = edit_blocks(lambda rows: edit(rows, delta(rows.astype(batch.rows.dtype))), flat)
+        else:
+            edited = edit(flat, delta)
         edited = edited.astype(updates.dtype).reshape(updates.shape)
         sums = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), batch.sums, current.sums)
         return edited, sums if isinstance(state, Uncommitted) else absorb(current, sums)
@@ -195,11 +222,19 @@ def gather_batch(
         mask = mask.reshape(-1).astype(bool)
         takes_part &= mask
     membership, classes = _membership(labels, updates.shape, takes_part, dtype)
-    takes_part = jnp.any(membership > 0, axis=-1, keepdims=True)
-    rows, unit, norm = (jnp.where(takes_part, values, 0) for values in (rows, unit, norm))
-    flat_logits, dense = logits.reshape(-1, num_classes), state.sums.gradient is not None
-    sums = statistics.batch_sums(rows, jnp.square(norm[:, 0]), membership, flat_logits, classes, dense)
-    return Batch(rows, unit, norm, membership, classes, total(sums, axis_name), axis_name, extra), mask
+    takes_part = jnp.any(membership > 0, axis=-1) if classes is None else classes < num_classes
+    rows, unit, norm = (jnp.where(takes_part[:, None], values, 0) for values in (rows, unit, norm))
+    dense = state.sums.gradient is not None
+    summed = rows if classes is None else updates.reshape(-1, num_classes)  # no array [B, C] more than need be
+    sum_squares = None if dense else statistics.sum_norms_squared(summed, membership, classes)
+    flat_logits, square_norms = jnp.asarray(logits).reshape(-1, num_classes), jnp.square(norm[:, 0])
+    sums = statistics.batch_sums(rows, square_norms, membership, flat_logits, classes, sum_squares)
+    return Batch(rows, unit, norm, membership, classes, sum_squares, total(sums, axis_name), axis_name, extra), mask
+
+
+def _per_row(values: jax.Array | None, rows: jax.Array) -> Any:
+    """values [B] against rows [B, ...]."""
+    return values if values is None else values.reshape(-1, *(1,) * (rows.ndim - 1))
 
 
 def _membership(labels: jax.Array, shape: tuple[int, ...], takes_part: jax.Array, dtype: Any):

@@ -11,28 +11,31 @@ from lpg_jax.transforms.class_level import Batch
 
 
 class ClassMeans(NamedTuple):
-    """Mean logit gradients of K classes: of all C up to dense_limit, above it of the at most B classes present."""
+    """Mean logit gradients of K classes: of the at most B classes present, or of all C where C <= B and for soft
+    targets."""
 
     mean: jax.Array  # [K, C]
     count: jax.Array  # [K] n in the batch
     classes: jax.Array | None  # [K] class of each entry (C: empty); None if entry c is class c
-    place: jax.Array | None  # [B] entry of each row; None if entry c is class c
+    place: jax.Array | None  # [B] entry of each row, K or an empty one for a row that stays out; None: soft targets
 
     def of(self, per_class: jax.Array) -> jax.Array:
-        """A number per class [C] -> one per entry [K]; 0 for an empty one."""
-        return per_class if self.classes is None else per_class.at[self.classes].get(mode="fill", fill_value=0)
+        """A number or a row per class [C, ...] -> one per entry [K, ...]; 0 for an empty one."""
+        return _entries(per_class, self.classes)
 
     def average(self, values: jax.Array, batch: Batch) -> jax.Array:
         """Mean of values [B] over the members of each class [K]."""
-        if self.classes is None:  # a product would spread one example's NaN over all classes
-            weighted = jnp.where(batch.membership > 0, batch.membership * values[:, None], 0)
-            sums = total(jnp.sum(weighted, axis=0), batch.axis_name)
+        if self.place is None:  # a product would spread one example's NaN over all classes
+            sums = jnp.sum(jnp.where(batch.membership > 0, batch.membership * values[:, None], 0), axis=0)
         else:
-            members = jnp.where(jnp.any(batch.membership > 0, axis=-1), values, 0)
-            assert batch.labels is not None
-            place = place_of(everyone(batch.labels, batch.axis_name), self.classes)
-            sums = jax.ops.segment_sum(everyone(members, batch.axis_name), place, num_segments=self.classes.size)
-        return safe_divide(sums, self.count)
+            sums = jax.ops.segment_sum(values, self.place, num_segments=len(self.count))
+        return safe_divide(total(sums, batch.axis_name), self.count)
+
+    def weights(self, batch: Batch) -> jax.Array:
+        """t_ik of each row in each entry [B, K]."""
+        if self.place is None:
+            return batch.membership
+        return jax.nn.one_hot(self.place, len(self.count), dtype=batch.rows.dtype)
 
     def spread(self, displacement: jax.Array, batch: Batch) -> jax.Array:
         """sum_c t_ic d_c for every row [B, C], from d_c [K, C]; a d_c that is not finite leaves its class alone."""
@@ -42,30 +45,43 @@ class ClassMeans(NamedTuple):
         return displacement.at[self.place].get(mode="fill", fill_value=0)
 
 
-def place_of(labels: jax.Array, classes: jax.Array) -> jax.Array:
-    """Place of each label in the sorted classes."""
-    return jnp.searchsorted(classes, labels)
-
-
 def class_means(batch: Batch, stats: ClassStats, source: str) -> ClassMeans:
     """m_c of the batch (source "batch") or of the running statistics ("running")."""
-    if batch.sums.gradient is not None:
-        mean = safe_divide(batch.sums.gradient, batch.sums.count[:, None])
-        if source == "running":
-            assert stats.class_grad_mean is not None
-            mean = stats.class_grad_mean.astype(mean.dtype)
-        return ClassMeans(mean, batch.sums.count, None, None)
-    assert batch.labels is not None
-    rows, labels = everyone(batch.rows, batch.axis_name), everyone(batch.labels, batch.axis_name)
-    sums, classes, place = statistics.present_class_sums(rows, labels)
-    count = jax.ops.segment_sum(jnp.ones_like(place, rows.dtype), place, num_segments=classes.size)
-    return ClassMeans(safe_divide(sums, count[:, None]), count, classes, place_of(batch.labels, classes))
+    if batch.labels is None:
+        return ClassMeans(_dense_means(batch, stats, source, None), batch.sums.count, None, None)
+    labels = everyone(batch.labels, batch.axis_name)
+    if batch.sums.gradient is None:
+        sums, classes, _ = statistics.present_class_sums(everyone(batch.rows, batch.axis_name), labels)
+        count = _entries(batch.sums.count, classes)
+        return ClassMeans(safe_divide(sums, count[:, None]), count, classes, jnp.searchsorted(classes, batch.labels))
+    num_classes = batch.rows.shape[-1]
+    if num_classes <= len(labels):
+        return ClassMeans(_dense_means(batch, stats, source, None), batch.sums.count, None, batch.labels)
+    classes = jnp.unique(labels, size=len(labels), fill_value=num_classes)
+    mean = _dense_means(batch, stats, source, classes)
+    return ClassMeans(mean, _entries(batch.sums.count, classes), classes, jnp.searchsorted(classes, batch.labels))
+
+
+def _dense_means(batch: Batch, stats: ClassStats, source: str, classes: jax.Array | None) -> jax.Array:
+    """m_c [K, C] from the sums or the running means of all classes."""
+    assert batch.sums.gradient is not None
+    if source == "running":
+        assert stats.class_grad_mean is not None
+        return _entries(stats.class_grad_mean, classes).astype(batch.sums.gradient.dtype)
+    return safe_divide(_entries(batch.sums.gradient, classes), _entries(batch.sums.count, classes)[:, None])
+
+
+def _entries(per_class: jax.Array, classes: jax.Array | None) -> jax.Array:
+    return per_class if classes is None else per_class.at[classes].get(mode="fill", fill_value=0)
 
 
 def batch_mean_norms(batch: Batch) -> jax.Array:
     """||m_c|| of every class over the batch [C], without a C x C array above dense_limit."""
     if batch.sums.gradient is not None:
         return safe_divide(unit_and_norm(batch.sums.gradient)[1][:, 0], batch.sums.count)
+    if batch.axis_name is None:
+        assert batch.sum_squares is not None
+        return safe_divide(jnp.sqrt(batch.sum_squares), batch.sums.count)
     rows, weights = everyone(batch.rows, batch.axis_name), everyone(batch.membership, batch.axis_name)
     labels = None if batch.labels is None else everyone(batch.labels, batch.axis_name)
     return safe_divide(jnp.sqrt(statistics.sum_norms_squared(rows, weights, labels)), batch.sums.count)

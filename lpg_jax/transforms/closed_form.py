@@ -10,8 +10,8 @@ from jax.typing import ArrayLike
 from lpg_jax.bounds import Bound
 from lpg_jax.checks import check_choice, check_number
 from lpg_jax.splits import Split
-from lpg_jax.statistics import HIGHEST, ClassStats, everyone, safe_divide, unit_and_norm
-from lpg_jax.transforms.class_level import DENSE_LIMIT, Batch, Schedule, class_level
+from lpg_jax.statistics import HIGHEST, ClassStats, everyone, present_classes, safe_divide, unit_and_norm
+from lpg_jax.transforms.class_level import DENSE_LIMIT, Batch, Delta, Schedule, class_level
 from lpg_jax.transforms.class_means import batch_mean_norms, class_means
 
 DIRECTIONS = ("sample", "class_mean", "class_scale")
@@ -132,7 +132,7 @@ def lpg(
     check_number("max_scale", max_scale, low=1)
     check_choice("clamp", clamp, (True, False))
 
-    def displace(batch: Batch, sign: jax.Array, epsilon: jax.Array, stats: ClassStats, params: Any) -> jax.Array:
+    def displace(batch: Batch, sign: jax.Array, epsilon: jax.Array, stats: ClassStats, params: Any) -> Delta:
         del params
         sign, epsilon = sign.astype(batch.rows.dtype), epsilon.astype(batch.rows.dtype)
         if direction == "sample":
@@ -143,7 +143,7 @@ def lpg(
         factor = 1 + safe_divide(signed_length(sign, epsilon, norms, clamp), norms)
         limit = jnp.asarray(max_scale, factor.dtype)
         factor = jnp.clip(factor, -limit, limit)
-        return batch.rows * jnp.matmul(batch.membership, factor - 1, precision=HIGHEST)[:, None]
+        return batch.rows * batch.of(factor - 1)[:, None]
 
     schedule = Schedule(source, refresh_every, decay, warmup, dense_limit)
     return class_level(split, bound, displace, schedule, mean_above_limit=direction != "class_mean")
@@ -164,22 +164,37 @@ def along_sample(batch: Batch, sign: jax.Array, epsilon: jax.Array, clamp: bool)
     if batch.labels is None:
         lengths = signed_length(sign[None], epsilon[None], batch.norm, clamp)
         length = jnp.sum(batch.membership * lengths, axis=-1, keepdims=True)
-    else:  # one class per row: its sign and bound are a product away
-        own = jnp.matmul(batch.membership, jnp.stack([sign, epsilon], axis=1), precision=HIGHEST)
-        length = signed_length(own[:, :1], own[:, 1:], batch.norm, clamp)
+    else:
+        length = signed_length(batch.of(sign)[:, None], batch.of(epsilon)[:, None], batch.norm, clamp)
     return shift(batch.rows, batch.unit, batch.norm, length)
 
 
 def along_class_mean(
     batch: Batch, sign: jax.Array, epsilon: jax.Array, clamp: bool, stats: ClassStats, source: str
-) -> jax.Array:
+) -> Delta:
     """One vector for the whole class: h~_i = h_i +/- eps_c m_c / ||m_c|| (Eq. 9)."""
     if batch.sums.gradient is None and batch.labels is None:
         return _along_soft_mean(batch, sign, epsilon, clamp)
+    if batch.sums.gradient is None and batch.axis_name is None:
+        return _along_mean_of_block(batch, sign, epsilon, clamp)
     means = class_means(batch, stats, source)
     unit, norm = unit_and_norm(means.mean)
     length = signed_length(means.of(sign)[:, None], means.of(epsilon)[:, None], norm, clamp)
     return means.spread(shift(means.mean, unit, norm, length), batch)
+
+
+def _along_mean_of_block(batch: Batch, sign: jax.Array, epsilon: jax.Array, clamp: bool) -> Delta:
+    """The same above dense_limit: the sums of a class over a block of columns, when it is the block's turn."""
+    assert batch.labels is not None
+    norm = batch_mean_norms(batch)
+    per_sum = safe_divide(signed_length(sign, epsilon, norm, clamp), norm * batch.sums.count)
+    classes, place = present_classes(batch.labels, batch.rows.shape[-1])
+    factor = batch.of(per_sum)[:, None, None]
+
+    def shift_of(rows: jax.Array) -> jax.Array:
+        return factor * jax.ops.segment_sum(rows, place, num_segments=len(classes))[place]
+
+    return shift_of
 
 
 def _along_soft_mean(batch: Batch, sign: jax.Array, epsilon: jax.Array, clamp: bool) -> jax.Array:

@@ -1,0 +1,1 @@
+"""lpg_jax inside plain training loops of one's own."""
