@@ -11,7 +11,7 @@ from benchmarks.process import DEFAULT, Environment, of_loop, process
 from benchmarks.settings import Settings
 from benchmarks.timing import Row, interleave, row
 
-TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}  # on a mean loss of about 2 to 6
+TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}  # as a share of the loss
 BASE = "flax"
 _PAUSE = 0.05  # seconds; idle threads of OpenMP spin for a while after their turn
 
@@ -50,9 +50,9 @@ def check_agreement(losses: Mapping[str, list[float]], dtypes: Mapping[str, str]
     for name, values in losses.items():
         limit = TOLERANCE[dtypes[name]]
         for number, (value, expected) in enumerate(zip(values, losses[BASE], strict=True)):
-            if not abs(value - expected) <= limit:
+            if not abs(value - expected) <= limit * abs(expected):
                 raise ValueError(
-                    f"{name}: loss {value} in step {number}, but {expected} in {BASE}: must agree to {limit}, or the "
+                    f"{name}: loss {value} in step {number}, but {expected} in {BASE}: must agree to a share of {limit}, or the "
                     "loops do not do the same work"
                 )
 

@@ -187,7 +187,9 @@ def test_torch_loop_does_the_same(tiny, model, trained):
 
 def test_loops_that_disagree_are_refused():
     losses = {"flax": [2.0, 1.5], "ours": [2.0, 1.502]}
-    with pytest.raises(ValueError, match=r"ours: loss 1\.502 in step 1, but 1\.5 in flax: must agree to 0\.001"):
+    with pytest.raises(
+        ValueError, match=r"ours: loss 1\.502 in step 1, but 1\.5 in flax: must agree to a share of 0\.001"
+    ):
         loops.check_agreement(losses, dict.fromkeys(losses, "float32"))
     loops.check_agreement(losses, {"flax": "float32", "ours": "bfloat16"})
 

@@ -85,7 +85,7 @@ def expected(problem, zero_sum=False, steps=STEPS):
     ])  # fmt: skip
 
 
-@pytest.mark.parametrize("condition", [1.01, 3, 100])
+@pytest.mark.parametrize("condition", [1.01, pytest.param(3, marks=pytest.mark.slow), 100])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_is_the_optimum_in_reach(family, condition):
     problem = draw(FAMILIES[family], condition=condition)

@@ -205,6 +205,7 @@ def test_interrupt_and_divergence_have_codes_of_their_own(monkeypatch, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_killed_for_real_and_resumed_to_the_bit(tmp_path):
     arguments = [*SMALL, "--config.train.epochs=40", "--config.method=lpg", "--config.checkpoint.every_steps=6"]
     arguments.append("--config.evaluate.every_epochs=40")

@@ -9,8 +9,19 @@ import lpg_jax
 pytestmark = pytest.mark.usefixtures("strict")
 
 
-@pytest.mark.parametrize("law", laws.GENERAL_LAWS, ids=lambda law: law.__name__)
-@pytest.mark.parametrize("name", laws.TABLE)
+# seconds of compilation each; what they share with the others of their kind is seen there
+HEAVY = ("pgd_head_zero_sum", "pgd_head_running", "pgd_sign_zero_sum", "class_mean_running")
+ALWAYS = ("acts", "identity_at_zero_epsilon", "jit_agrees", "masked_rows_do_not_matter")
+
+
+def entries():
+    for law in laws.GENERAL_LAWS:
+        for name in laws.TABLE:
+            heavy = name in HEAVY and law.__name__ not in ALWAYS
+            yield pytest.param(law, name, marks=[pytest.mark.slow] * heavy, id=f"{name}-{law.__name__}")
+
+
+@pytest.mark.parametrize(("law", "name"), entries())
 def test_law(law, name):
     law(laws.TABLE[name])
 

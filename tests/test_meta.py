@@ -514,7 +514,7 @@ def test_the_validation_part_must_show_every_class(fields, message, tmp_path):
         training.run(tiny(method="gdw", **fields), tmp_path / "run")
 
 
-@pytest.mark.parametrize("part", ["la", "lpl"])
+@pytest.mark.parametrize("part", [pytest.param("la", marks=pytest.mark.slow), "lpl"])
 def test_a_training_step_tries_out_its_own_loss(part, monkeypatch):
     """What is differentiated is the step that is taken, not one of plain cross-entropy."""
     config = tiny(method=f"{part}+learned_lpg", data__validation=0.2, data__imbalance=20.0)

@@ -148,7 +148,7 @@ def test_amplifying_steps_are_monotone():
     assert values[-1] > values[0]
 
 
-@pytest.mark.parametrize("steps", [3, 5, 8])
+@pytest.mark.parametrize("steps", [pytest.param(3, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow), 8])
 def test_zero_sum_holds_when_the_space_is_exhausted(steps):
     """Few classes or features: what is new in a gradient is soon rounding alone, which knows of no subspace."""
     for seed, size in itertools.product(range(5), (2, 20)):

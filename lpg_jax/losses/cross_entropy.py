@@ -8,7 +8,7 @@ from jax import lax
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Softmax cross-entropy per example, -sum_c t_c log p_c; its row is h = p sum_c t_c - t.
 
-    With integer labels no array [..., C] is kept for the backward pass; batch and classes may be sharded.
+    With integer labels, compiled, nothing larger than the gradient is kept; batch and classes may be sharded.
 
     Args:
       logits: [..., C] z, in nats. float16 and bfloat16 are computed in float32.
@@ -53,11 +53,21 @@ def _hard(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.where(left_out, 0, losses)
 
 
-@jax.checkpoint  # the exponentials are computed again: to keep them [..., C] costs more, most of all for many classes
+@jax.custom_jvp
 def _sum_of_others(logits: jax.Array, labels: jax.Array, top: jax.Array) -> jax.Array:
-    """sum_{j != y} e^(z_j - top) [...]."""
+    """sum_{j != y} e^(z_j - top) [...]; top is a constant."""
+    return jnp.sum(_others(logits, labels, top), axis=-1)
+
+
+@_sum_of_others.defjvp
+def _sum_of_others_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    terms = _others(*primals)  # their own slopes; said here, because XLA would keep a second array [..., C] for those
+    return jnp.sum(terms, axis=-1), jnp.sum(terms * tangents[0], axis=-1)
+
+
+def _others(logits: jax.Array, labels: jax.Array, top: jax.Array) -> jax.Array:
     own = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.bool_)
-    return jnp.sum(jnp.where(own, 0, jnp.exp(logits - top)), axis=-1)
+    return jnp.where(own, 0, jnp.exp(logits - top))
 
 
 def _soft(logits: jax.Array, targets: jax.Array) -> jax.Array:
