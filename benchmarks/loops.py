@@ -52,8 +52,8 @@ def check_agreement(losses: Mapping[str, list[float]], dtypes: Mapping[str, str]
         for number, (value, expected) in enumerate(zip(values, losses[BASE], strict=True)):
             if not abs(value - expected) <= limit * abs(expected):
                 raise ValueError(
-                    f"{name}: loss {value} in step {number}, but {expected} in {BASE}: must agree to a share of {limit}, or the "
-                    "loops do not do the same work"
+                    f"{name}: loss {value} in step {number}, but {expected} in {BASE}: must agree "
+                    f"to a share of {limit}, or the loops do not do the same work"
                 )
 
 
