@@ -19,6 +19,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -95,6 +96,15 @@ def is_wanted(argv: Sequence[str]) -> bool:
     )
 
 
+def is_the_program(argv: Sequence[str]) -> bool:
+    """Whether this process was started for the script argv[0], and holds nothing yet that another start would lose: no
+    host that runs the script (`runpy`, a notebook), no script from standard input, no jax, no other thread."""
+    started, script = sys.orig_argv, Path(argv[0])
+    module = started[started.index("-m") + 1].rpartition(".")[2] if "-m" in started[:-1] else ""
+    of_script = module == script.stem or any(Path(text).resolve() == script.resolve() for text in started[1:])
+    return script.is_file() and of_script and "jax" not in sys.modules and threading.active_count() == 1
+
+
 def enter(argv: Sequence[str]) -> None:
     """Starts this very command again with `additions`, once; returns if there is nothing to add.
 
@@ -104,7 +114,7 @@ def enter(argv: Sequence[str]) -> None:
     Args:
       argv: as `sys.argv`.
     """
-    again = is_wanted(argv) and ENTERED not in os.environ and bool(sys.executable)
+    again = is_wanted(argv) and ENTERED not in os.environ and bool(sys.executable) and is_the_program(argv)
     new = additions(os.environ, sys.platform, again and computes_on_cpu(os.environ, installed_plugins()))
     if not ALLOCATOR.keys().isdisjoint(new):
         command = [sys.executable, *sys.orig_argv[1:]]

@@ -56,8 +56,10 @@ from pathlib import Path
 
 import environment
 
-if __name__ == "__main__":
-    environment.enter(sys.argv)  # before jax is imported
+if __name__ == "__main__":  # before jax is imported
+    environment.enter(sys.argv)
+else:
+    os.environ.update(environment.additions(os.environ, sys.platform, False))
 
 import jax
 from absl import logging as absl_logging
@@ -95,8 +97,11 @@ def main(argv: list[str]) -> int:
 
 def launch(command: Train | Sweep | Predict, line: str, console: Console) -> int:
     """Does what a command asks for; `line` is the command as typed. Returns the exit code."""
-    command = command._replace(compilation_cache=keep_programs(command.compilation_cache))
+    asked = command.compilation_cache
+    command = command._replace(compilation_cache=keep_programs(asked))
     if isinstance(command, Sweep):
+        if command.slurm is not None:  # other machines, perhaps with other CPUs: where the user says, or nowhere
+            command = command._replace(compilation_cache=None if asked == "off" else asked)
         return sweep_(command, line, console)
     if isinstance(command, Predict):
         return predict_(command, console)
@@ -117,6 +122,7 @@ def keep_programs(asked: str | None) -> str | None:
     if asked is None:
         directory = str(environment.cache_directory(os.environ))
         environment.prune(Path(directory))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST_KEPT)
     jax.config.update("jax_compilation_cache_dir", directory)
     return directory

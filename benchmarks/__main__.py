@@ -38,7 +38,10 @@ _SHARING = ("head", "step", "memory")  # they compile much the same, and report 
 
 def main(argv: list[str]) -> int:
     """Runs the command line; returns the exit code."""
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    for part in set(options.parts) - set(PARTS):
+        parser.error(f"part {part!r}: must be one of {', '.join(PARTS)}")
     console, out = Console(), Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     launch = launching.environment()
@@ -83,7 +86,7 @@ def title(machine: dict[str, Any]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("benchmarks", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", choices=[*PARTS, []], help="default: all of them")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
     parser.add_argument("--out", required=True, metavar="DIR", help="where the three files go")
     parser.add_argument("--quick", action="store_true", help="small cases, few rounds: to see that everything works")
     parser.add_argument("--data_dir", default="", metavar="DIR", help="TFDS directory with cifar10; default: digits")

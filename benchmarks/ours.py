@@ -13,7 +13,7 @@ from lpg_jax import data
 from lpg_jax.training import batches, parallel, recipe
 from lpg_jax.training.recipe import Facts
 
-# plain training, the closed form and PGD as issue and paper price them, and SAM for scale
+# plain training, the closed form and PGD as the paper prices them, and SAM for scale
 METHODS = {"plain": "ce", "lpg": "lpg", "lpg_pgd": "lpg", "sam": "sam"}
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4
 

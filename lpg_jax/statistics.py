@@ -111,7 +111,7 @@ def batch_sums(
     membership: jax.Array,
     logits: jax.Array,
     labels: jax.Array | None,
-    sum_squares: jax.Array | None,
+    norms_of_sums: jax.Array | None,
 ) -> ClassSums:
     """Sums of one batch.
 
@@ -121,7 +121,7 @@ def batch_sums(
       membership: [B, C] weights t_ic; a row of zeros stays out.
       logits: [B, C]; their argmax is the prediction, the first one among ties.
       labels: [B] int in [0, C] if each example belongs to one class at most (C: to none), None for soft targets.
-      sum_squares: None keeps the sums of gradients [C, C]; `sum_norms_squared` of the batch [C] keeps pair sums.
+      norms_of_sums: None keeps the sums of gradients [C, C]; `sum_norms` of the batch [C] keeps pair sums.
 
     Returns:
       `ClassSums` in the dtype of rows.
@@ -129,19 +129,19 @@ def batch_sums(
     hit, predicted = _hits(logits, membership, labels)
     columns = [jnp.ones_like(hit)[:, None], hit[:, None], square_norms[:, None]]
     # one product, so that a batch sharded over devices needs one all-reduce
-    columns = jnp.concatenate([*columns, rows] if sum_squares is None else columns, axis=1)
+    columns = jnp.concatenate([*columns, rows] if norms_of_sums is None else columns, axis=1)
     packed = _sum_by_class(columns, membership, labels)
     count, hits, square_norm = packed[:, 0], packed[:, 1], packed[:, 2]
     if predicted is not None:  # a hit of weight t_ic belongs to the predicted class alone
         hits = jnp.matmul(hit, predicted, precision=HIGHEST)
-    if sum_squares is None:
+    if norms_of_sums is None:
         return ClassSums(count, hits, square_norm, packed[:, 3:], None, None)
     own_count, own = count, square_norm  # the pairs of an example with itself
     if labels is None:
         squared = jnp.square(membership)
         own_count, own = jnp.sum(squared, axis=0), jnp.matmul(square_norms, squared, precision=HIGHEST)
     pair_count = jnp.maximum(jnp.square(count) - own_count, 0)
-    pair_product = jnp.where(pair_count > 0, sum_squares - own, 0)
+    pair_product = jnp.where(pair_count > 0, jnp.square(norms_of_sums) - own, 0)
     return ClassSums(count, hits, square_norm, None, pair_product, pair_count)
 
 
@@ -172,7 +172,7 @@ def _hits(logits: jax.Array, membership: jax.Array, labels: jax.Array | None) ->
         first = jnp.min(jnp.where(top, classes, classes.size), axis=-1, keepdims=True)
         predicted = classes == first
         return jnp.sum(jnp.where(predicted, membership, 0), axis=-1), predicted.astype(membership.dtype)
-    own = logits.at[jnp.arange(len(labels)), labels].get(mode="fill", fill_value=jnp.nan)
+    own = jnp.take_along_axis(logits, labels[:, None], axis=-1, mode="fill", fill_value=jnp.nan)[:, 0]
 
     def ahead(block: jax.Array, columns: jax.Array) -> jax.Array:
         label, level = labels[:, None, None], own[:, None, None]
@@ -182,23 +182,28 @@ def _hits(logits: jax.Array, membership: jax.Array, labels: jax.Array | None) ->
     return (blocks == 0).astype(membership.dtype), None
 
 
-def sum_norms_squared(rows: jax.Array, membership: jax.Array, labels: jax.Array | None) -> jax.Array:
-    """||sum_i t_ic h_i||^2 per class [C], in O(B C) memory (plus B x B for soft targets).
+def sum_norms(rows: jax.Array, norms: jax.Array, membership: jax.Array, labels: jax.Array | None) -> jax.Array:
+    """||sum_i t_ic h_i|| per class [C], in O(B C) memory (plus B x B for soft targets).
 
-    Rows of the label C may hold anything: they are summed by themselves, and their sum is dropped.
+    Rows [B, C] of the label C may hold anything: they are summed by themselves, and their sum is dropped. The sums of
+    a class are in units of its largest norm, so that no square vanishes.
     """
     dtype = membership.dtype
     if labels is None:
         gram = jnp.matmul(rows, rows.T, precision=HIGHEST)
-        return jnp.maximum(jnp.sum(membership * jnp.matmul(gram, membership, precision=HIGHEST), axis=0), 0)
+        squares = jnp.sum(membership * jnp.matmul(gram, membership, precision=HIGHEST), axis=0)
+        return jnp.sqrt(jnp.maximum(squares, 0))
     classes, place = present_classes(labels, rows.shape[-1])
+    largest = jnp.maximum(jax.ops.segment_max(norms, place, num_segments=len(classes)), 0)  # -inf where none is
+    inverse = safe_divide(jnp.ones_like(largest), largest)[place][:, None, None]
 
-    def squares(block: jax.Array, columns: jax.Array) -> jax.Array:
+    def squares_of(block: jax.Array, columns: jax.Array) -> jax.Array:
         del columns
-        sums = jax.ops.segment_sum(block.astype(dtype), place, num_segments=len(classes))
+        sums = jax.ops.segment_sum(block.astype(dtype) * inverse, place, num_segments=len(classes))
         return jnp.sum(jnp.square(sums), axis=(1, 2))
 
-    return jnp.zeros(rows.shape[-1], dtype).at[classes].add(sum_over_blocks(squares, rows), mode="drop")
+    norm = largest * jnp.sqrt(sum_over_blocks(squares_of, rows))
+    return jnp.zeros(rows.shape[-1], dtype).at[classes].add(norm, mode="drop")
 
 
 def present_class_sums(rows: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

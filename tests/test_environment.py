@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -86,12 +87,13 @@ def test_a_wrong_value_of_the_flag_is_an_error(capsys):
     assert "--environment=slow: value should be one of <tuned|asis>" in capsys.readouterr().err
 
 
-def start(*arguments, **variables):
+def start(script, *arguments, **variables):
     ours = {ENTERED, "TF_CPP_MIN_LOG_LEVEL", *ALLOCATOR}
     clean = {name: value for name, value in os.environ.items() if name not in ours}
     paths = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(environment.__file__).parent)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    command = [sys.executable, "-X", "utf8", "-c", PROGRAM, *arguments]
+    script.write_text(PROGRAM)
+    command = [sys.executable, "-X", "utf8", str(script), *arguments]
     return subprocess.Popen(command, env={**clean, **paths, **variables}, text=True, **pipes)
 
 
@@ -107,16 +109,16 @@ def start(*arguments, **variables):
         ([], {ENTERED: "entered"}, ["entered", "3", *"-----"]),  # never twice
     ],
 )
-def test_started_again_once_as_the_same_process(arguments, variables, expected):
-    process = start(*arguments, **variables)
+def test_started_again_once_as_the_same_process(arguments, variables, expected, tmp_path):
+    process = start(tmp_path / "a program.py", *arguments, **variables)
     printed, _ = process.communicate(timeout=60)
     assert printed.split() == [str(process.pid), *expected]
     assert process.returncode == 7
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nothing is started again elsewhere")
-def test_a_signal_reaches_it():
-    process = start("wait")
+def test_a_signal_reaches_it(tmp_path):
+    process = start(tmp_path / "program.py", "wait")
     try:
         assert process.stdout.readline().split()[:2] == [str(process.pid), "entered"]
         process.send_signal(signal.SIGTERM)
@@ -124,6 +126,30 @@ def test_a_signal_reaches_it():
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_host_is_not_started_again(monkeypatch, tmp_path):
+    """Standard input would be empty the second time, and a host would lose what it did so far."""
+    script = tmp_path / "launch.py"
+    script.write_text("")
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    for name in [name for name in sys.modules if name == "jax"]:
+        monkeypatch.delitem(sys.modules, name)
+
+    def is_the_program(*started):
+        monkeypatch.setattr(sys, "orig_argv", ["python", *map(str, started)])
+        return environment.is_the_program([str(script)])
+
+    assert is_the_program(script, "--help")
+    assert is_the_program("-X", "utf8", script)
+    assert is_the_program("-m", "launch")
+    assert not is_the_program("host.py")
+    assert not is_the_program("-m", "ipykernel_launcher", "-f", "x")
+    assert not is_the_program("-")
+    assert not environment.is_the_program(["-"])
+    assert not environment.is_the_program([""])
+    monkeypatch.setitem(sys.modules, "jax", jax)
+    assert not is_the_program(script)
 
 
 def test_importing_launch_starts_nothing():
@@ -174,8 +200,8 @@ def test_where_programs_stay(cache_config, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("fault", ["no directory", "cut short"])
-def test_a_broken_cache_costs_no_run(fault, cache_config, tmp_path):
-
+def test_a_broken_cache_costs_no_run(fault, cache_config, monkeypatch, tmp_path):
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # what is set stays: the suite's 0
     home, x = tmp_path / "cache", jnp.arange(3.0)
     if fault == "no directory":
         home.write_text("a file")

@@ -114,7 +114,7 @@ def test_a_head_of_more_features_than_classes_stays_among_the_logits(monkeypatch
     mean, scale, _ = draw(FAMILIES["centred"])
     problem = mean, scale, np.random.default_rng(1).normal(size=(CLASSES, CLASSES))
     metric = Head(*(jnp.asarray(part, jnp.float32) for part in problem[1:]))
-    assert feature_space.space_of(jnp.asarray(mean, jnp.float32), metric, False).mean.shape == mean.shape
+    assert feature_space.space_of(jnp.asarray(mean, jnp.float32), metric, False, 3).mean.shape == mean.shape
 
 
 def test_no_array_of_classes_squared():

@@ -156,7 +156,7 @@ def test_a_population_starts_as_its_runs():
     """By frequency, the first step reads margins that follow from the threshold."""
     runs = expand({"lpg.threshold": [0.25, 0.75]}, "nowhere")
     layout = parallel.Layout.of(runs[0].config)
-    facts = sweep._stand_in()._replace(input_shape=(2,), input_dtype="float32", mean=(0.0,), std=(1.0,))
+    facts = sweep._stand_in(runs[0].config)._replace(input_shape=(2,), input_dtype="float32", mean=(0.0,), std=(1.0,))
     recipes = [recipe.build(run.config, facts, "lpg") for run in runs]
     shared = parallel.make_shared(recipes[0], layout)
     values = recipe.values_of([run.config for run in runs])

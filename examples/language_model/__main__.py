@@ -80,6 +80,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         "--quick", action="store_true", help="a tiny model, to see that it runs: its figures say nothing"
     )
     options = parser.parse_args(arguments)
+    if options.seeds < 1:
+        parser.error(f"--seeds={options.seeds}: must be >= 1")
+    if options.devices < 1 or Budget().vocabulary % options.devices:
+        parser.error(f"--devices={options.devices}: must divide the vocabulary, {Budget().vocabulary}")
     if options.devices > 1:
         os.environ.setdefault("NPROC", "64")  # with fewer threads than devices a collective can wait for ever
         jax.config.update("jax_num_cpu_devices", options.devices)

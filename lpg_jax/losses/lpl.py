@@ -143,7 +143,7 @@ def lpl(
     def sums(state: LplState, **inputs: Any) -> ClassSums:
         batch = _gather(base, inputs)
         square = jnp.sum(jnp.square(batch.rows), axis=-1)
-        new = batch_sums(batch.rows, square, batch.weights, batch.logits, batch.classes, sum_squares=None)
+        new = batch_sums(batch.rows, square, batch.weights, batch.logits, batch.classes, norms_of_sums=None)
         return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), new, state.sums)
 
     return StatefulLoss(loss, init, loss_args, sums, lambda state, sums: LplState(decayed(state.sums, sums, decay)))

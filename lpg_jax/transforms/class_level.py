@@ -51,7 +51,7 @@ class Batch(NamedTuple):
     norm: jax.Array  # [B, 1] ||h_i||, likewise
     membership: jax.Array  # [B, C] t_ic, 0 for the rows that stay out
     labels: jax.Array | None  # [B] int in [0, C], C = stays out; None for soft targets
-    sum_squares: jax.Array | None  # [C] ||sum_i t_ic h_i||^2 of this device's rows; None up to dense_limit
+    norms_of_sums: jax.Array | None  # [C] ||sum_i t_ic h_i|| of this device's rows; None up to dense_limit
     sums: ClassSums  # of the whole batch, over axis_name
     axis_name: Any  # mapped axis that shards the batch, or None
     extra: Mapping[str, Any]  # further keyword arguments of update
@@ -226,10 +226,10 @@ def gather_batch(
     rows, unit, norm = (jnp.where(takes_part[:, None], values, 0) for values in (rows, unit, norm))
     dense = state.sums.gradient is not None
     summed = rows if classes is None else updates.reshape(-1, num_classes)  # no array [B, C] more than need be
-    sum_squares = None if dense else statistics.sum_norms_squared(summed, membership, classes)
+    norms_of_sums = None if dense else statistics.sum_norms(summed, norm[:, 0], membership, classes)
     flat_logits, square_norms = jnp.asarray(logits).reshape(-1, num_classes), jnp.square(norm[:, 0])
-    sums = statistics.batch_sums(rows, square_norms, membership, flat_logits, classes, sum_squares)
-    return Batch(rows, unit, norm, membership, classes, sum_squares, total(sums, axis_name), axis_name, extra), mask
+    sums = statistics.batch_sums(rows, square_norms, membership, flat_logits, classes, norms_of_sums)
+    return Batch(rows, unit, norm, membership, classes, norms_of_sums, total(sums, axis_name), axis_name, extra), mask
 
 
 def _per_row(values: jax.Array | None, rows: jax.Array) -> Any:

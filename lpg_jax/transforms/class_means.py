@@ -80,8 +80,9 @@ def batch_mean_norms(batch: Batch) -> jax.Array:
     if batch.sums.gradient is not None:
         return safe_divide(unit_and_norm(batch.sums.gradient)[1][:, 0], batch.sums.count)
     if batch.axis_name is None:
-        assert batch.sum_squares is not None
-        return safe_divide(jnp.sqrt(batch.sum_squares), batch.sums.count)
+        assert batch.norms_of_sums is not None
+        return safe_divide(batch.norms_of_sums, batch.sums.count)
     rows, weights = everyone(batch.rows, batch.axis_name), everyone(batch.membership, batch.axis_name)
     labels = None if batch.labels is None else everyone(batch.labels, batch.axis_name)
-    return safe_divide(jnp.sqrt(statistics.sum_norms_squared(rows, weights, labels)), batch.sums.count)
+    norms = everyone(batch.norm[:, 0], batch.axis_name)
+    return safe_divide(statistics.sum_norms(rows, norms, weights, labels), batch.sums.count)

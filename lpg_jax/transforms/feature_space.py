@@ -43,10 +43,14 @@ class Space(NamedTuple):
     logits: Metric  # [K, N] -> [K, C]
 
 
-def space_of(unit: jax.Array, metric: Metric, zero_sum: bool) -> Space:
-    """The cheaper space for u_c = m_c / ||m_c|| [K, C] and M_c: the features, if the head has fewer than classes."""
-    if isinstance(metric, Head) and metric.kernel.shape[0] < metric.kernel.shape[1]:
-        return feature_space(unit, metric, zero_sum)
+def space_of(unit: jax.Array, metric: Metric, zero_sum: bool, steps: int) -> Space:
+    """The cheaper space for so many steps from u_c = m_c / ||m_c|| [K, C] under M_c."""
+    if isinstance(metric, Head):
+        number, (size, num_classes) = unit.shape[0], metric.kernel.shape
+        among_logits = 4 * number * num_classes * size * (steps + 1)
+        in_features = 2 * num_classes * size**2 + 4 * number * num_classes * size + 4 * number * size**2 * steps
+        if 2 * size + 2 < num_classes and in_features < among_logits:
+            return feature_space(unit, metric, zero_sum)
     return logit_space(unit, metric, zero_sum)
 
 
@@ -87,11 +91,13 @@ def feature_space(unit: jax.Array, head: Head, zero_sum: bool) -> Space:
         return _products(left[..., : size + 1], right[..., size + 1 :])
 
     def norm_of(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
-        terms = vectors[..., : size + 1] * vectors[..., size + 1 :]
+        peak = jnp.max(jnp.abs(vectors), axis=-1, keepdims=True)
+        scaled = safe_divide(vectors, peak)  # so that no product vanishes
+        terms = scaled[..., : size + 1] * scaled[..., size + 1 :]
         square = jnp.sum(terms, axis=-1, keepdims=True)
         is_rounding = square <= rounding * jnp.sum(jnp.abs(terms), axis=-1, keepdims=True)  # where u is all but W^T q
         norm = jnp.sqrt(jnp.where(is_rounding, 0, square))
-        return safe_divide(vectors, norm), norm
+        return safe_divide(scaled, norm), peak * norm
 
     def logits(vectors: jax.Array) -> jax.Array:
         found = vectors[..., :1] * start + jnp.matmul(vectors[..., 1 : size + 1], kernel, precision=HIGHEST)

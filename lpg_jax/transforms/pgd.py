@@ -160,7 +160,7 @@ def solve(mean: jax.Array, sign: jax.Array, epsilon: jax.Array, metric: Metric, 
     if ascent.step_rule == "sign":
         displacement = _sign_steps(mean, sign, epsilon, radius, metric, ascent)
     else:
-        space = space_of(unit, metric, ascent.zero_sum)
+        space = space_of(unit, metric, ascent.zero_sum, ascent.steps)
         if ascent.step_size is None and ascent.clamp:
             return best_of_steps(space, length, sign, radius, ascent.steps)
         displacement = _l2_steps(space, length, sign, epsilon, radius, ascent)
