@@ -106,8 +106,11 @@ def by_shard_map(tx, draws, dtype):
     return params, state
 
 
+OFTEN = ("sample_accuracy", "class_mean_many_classes", "pgd_head")
+
+
 @pytest.mark.parametrize("route", [by_pmap, by_mesh])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in OFTEN)) for n in NAMES])
 def test_float64_after_twenty_steps(name, route):
     with jax.enable_x64(True):
         tx = laws.TABLE[name](0.3)

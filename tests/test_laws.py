@@ -21,7 +21,7 @@ def entries():
             yield pytest.param(law, name, marks=[pytest.mark.slow] * heavy, id=f"{name}-{law.__name__}")
 
 
-@pytest.mark.parametrize(("law", "name"), entries())
+@pytest.mark.parametrize(("law", "name"), list(entries()))
 def test_law(law, name):
     law(laws.TABLE[name])
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import lpg_jax
 
-settings.register_profile("suite", max_examples=30, deadline=None, derandomize=True)
+settings.register_profile("suite", max_examples=20, deadline=None, derandomize=True)
 settings.load_profile("suite")
 
 SHAPES = [((1,), 1), ((3,), 2), ((2, 3), 4), ((2, 1, 2), 7)]  # few, so that compilations are, too
