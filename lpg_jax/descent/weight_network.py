@@ -63,7 +63,7 @@ def gdw(
       that the row sums to zero. Cost, in passes over a batch: a forward, three backward (virtual, validation, real),
       one of them with a forward of its own, and a forward-mode pass; measured in one run (`python
       tests/measure_meta_cost.py`) 2.6 to 2.9 plain steps with a validation batch of B / 4, what a config takes by
-      default, and 3.2 to 3.3 with one of B. The passes of the virtual step stand under `lax.cond` where every > 1:
+      default, and 3.2 to 3.7 with one of B. The passes of the virtual step stand under `lax.cond` where every > 1:
       under vmap they are always run, and convolutions on CPU are slow there.
 
     Raises:

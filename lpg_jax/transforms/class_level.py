@@ -152,20 +152,8 @@ def class_level(
         batch, mask = gather_batch(updates, current, **arguments)
         sign = jnp.sign(current.class_margin)  # from the statistics as they stood before this batch
         epsilon = bound(current.class_margin)  # anew, so that a schedule's eps acts at its own step
-        moves = batch.of(jnp.abs(sign).astype(batch.rows.dtype)) > 0
         delta = displace(batch, sign, epsilon, current.stats, params)
-        flat = updates.reshape(-1, updates.shape[-1])
-
-        def edit(rows: jax.Array, delta: jax.Array) -> jax.Array:
-            there, moved = (_per_row(values, rows) for values in (mask, moves))
-            edited = jnp.where(moved & (delta != 0), (rows.astype(delta.dtype) + delta).astype(rows.dtype), rows)
-            return edited if there is None else jnp.where(there, edited, 0)
-
-        if callable(delta):
-            edited = edit_blocks(lambda rows: edit(rows, delta(rows.astype(batch.rows.dtype))), flat)
-        else:
-            edited = edit(flat, delta)
-        edited = edited.astype(updates.dtype).reshape(updates.shape)
+        edited = _edited(updates, delta, batch.of(jnp.abs(sign).astype(batch.rows.dtype)) > 0, mask)
         sums = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), batch.sums, current.sums)
         return edited, sums if isinstance(state, Uncommitted) else absorb(current, sums)
 
@@ -230,6 +218,21 @@ def gather_batch(
     flat_logits, square_norms = jnp.asarray(logits).reshape(-1, num_classes), jnp.square(norm[:, 0])
     sums = statistics.batch_sums(rows, square_norms, membership, flat_logits, classes, norms_of_sums)
     return Batch(rows, unit, norm, membership, classes, norms_of_sums, total(sums, axis_name), axis_name, extra), mask
+
+
+def _edited(updates: jax.Array, delta: Delta, moves: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Rows [..., C] plus delta where their class moves [B]; where delta is 0 the same bits, 0 where masked."""
+
+    def edit(rows: jax.Array, delta: jax.Array) -> jax.Array:
+        there, moved = (_per_row(values, rows) for values in (mask, moves))
+        edited = jnp.where(moved & (delta != 0), (rows.astype(delta.dtype) + delta).astype(rows.dtype), rows)
+        return edited if there is None else jnp.where(there, edited, 0)
+
+    flat, wide = updates.reshape(-1, updates.shape[-1]), at_least_float32(updates.dtype)
+    edited = (
+        edit_blocks(lambda rows: edit(rows, delta(rows.astype(wide))), flat) if callable(delta) else edit(flat, delta)
+    )
+    return edited.astype(updates.dtype).reshape(updates.shape)
 
 
 def _per_row(values: jax.Array | None, rows: jax.Array) -> Any:
