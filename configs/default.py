@@ -61,12 +61,14 @@ def data() -> Config:
     config.name = "digits"  # "digits", "npz", or any TFDS image-classification set
     config.data_dir = ""  # directory of TFDS sets; empty: TFDS's own default
     config.path = ""  # "npz": the file, with x_train, y_train[, x_test, y_test]
+    config.train_size = 0  # so many training examples, drawn with classes in proportion; 0: all that there are
     config.imbalance = 1.0  # largest over smallest class count; 1.0: all data
     config.imbalance_kind = "exponential"  # or "step"
     config.validation = 0.0  # share of the training set held out as a validation part, in [0, 1)
     config.validation_per_class = 0  # or: so many examples of every class held out
     config.validation_labels = "noisy"  # labels of the validation part: "noisy" (as given) or "clean"
     config.test_fraction = 0.3  # share held out of a source that has no test part of its own
+    config.standardise = True  # mean 0 and variance 1 per channel, by the training part; False: as they are
     config.noise = ConfigDict()
     config.noise.kind = "none"  # none, symmetric, asymmetric (cifar10, cifar100), pair, matrix, instance, human, file
     config.noise.rate = 0.0  # share of wrong labels, for symmetric, asymmetric, pair and instance
@@ -126,6 +128,7 @@ def lpg() -> Config:
     config: Config = ConfigDict()
     config.split = "frequency"  # who is amplified: accuracy, frequency or gradient_variance
     config.threshold = placeholder(object)  # tau: a number, "mean" or "median"; default: the split's own
+    config.opposite = False  # True: amplifies what the split dampens, and the reverse; a control
     config.scale = placeholder(str)  # split frequency: "log" (default), "max" or "share"
     config.epsilon = 0.3  # bound on the change of a logit gradient (its norm is below 1.42)
     config.slope = 0.0  # growth of the bound with the distance from tau; 0.0 is "fixed"

@@ -8,7 +8,7 @@ losses, logit_state = loss_fn(logits, labels, logit_state)      # logit_state = 
 from lpg_jax import losses, transforms
 from lpg_jax.bounds import fixed, varied
 from lpg_jax.logit_layer import commit, perturbed, tap, zero_sums
-from lpg_jax.splits import by_accuracy, by_frequency, by_gradient_variance
+from lpg_jax.splits import by_accuracy, by_frequency, by_gradient_variance, opposite
 from lpg_jax.statistics import ClassStats, ClassSums
 from lpg_jax.transforms import LpgState, class_table, lpg, lpg_pgd
 
@@ -27,6 +27,7 @@ __all__ = [
     "losses",
     "lpg",
     "lpg_pgd",
+    "opposite",
     "perturbed",
     "tap",
     "transforms",

@@ -29,6 +29,26 @@ TIE = 1e-5
 ROUNDING = 1e-6  # relative error of a float32 sum, with some to spare
 
 
+def opposite(split: Split) -> Split:
+    """The classes that another split amplifies dampened, and the reverse: the control for the sign of Eq. 18-20 [ours].
+
+    Args:
+      split: `ClassStats` -> margin [C].
+
+    Returns:
+      A split: `ClassStats` -> -margin [C], with the same magnitudes; classes left alone stay so.
+
+    Raises:
+      TypeError: split is no function.
+
+    Example:
+      >>> tx = lpg_jax.lpg(opposite(by_accuracy()), lpg_jax.fixed(0.1))
+    """
+    if not callable(split):
+        raise TypeError(f"split={split!r}: must be a split, such as lpg_jax.by_accuracy()")
+    return lambda stats: -split(stats)
+
+
 def by_accuracy(threshold: str | ArrayLike = "mean") -> Split:
     """Amplifies the classes whose running training accuracy is below the threshold (Eq. 18) [paper].
 

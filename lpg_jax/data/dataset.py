@@ -8,14 +8,14 @@ import numpy as np
 from lpg_jax.data.checks import check_labels
 from lpg_jax.data.instance_noise import corrupt_by_instance
 from lpg_jax.data.label_files import load_human_labels, load_labels
-from lpg_jax.data.longtail import longtail_counts, longtail_subset, stratified_split
+from lpg_jax.data.longtail import longtail_counts, longtail_subset, proportional_counts, stratified_split
 from lpg_jax.data.moments import moments
 from lpg_jax.data.noise import corrupt, read_matrix, transition_matrix
 from lpg_jax.data.options import NoiseOptions, Options, read_options
 from lpg_jax.data.sources import Source, read_source
 
 # One random stream per decision: changing the noise must not change the subset, nor the other way round.
-_TEST, _SUBSET, _VALIDATION, _NOISE = range(4)
+_TEST, _SUBSET, _VALIDATION, _NOISE, _SIZE = range(5)
 
 
 class Split(NamedTuple):
@@ -47,8 +47,9 @@ class Dataset(NamedTuple):
       class_names: C names.
       noise_rate: share of train.labels that differ from train.clean_labels.
       confusion: float64 [C, C], share of label j among the training examples of clean class i; rows sum to 1.
-      mean: float32 [K], per channel (last axis) of train.inputs, in units of inputs / 255 for uint8.
-      std: float32 [K], likewise; 1 for a constant channel.
+      mean: float32 [K], per channel (last axis) of train.inputs, in units of inputs / 255 for uint8; 0 with
+        standardise=False.
+      std: float32 [K], likewise; 1 for a constant channel, or with standardise=False.
     """
 
     train: Split
@@ -67,10 +68,10 @@ def load(data_config: Any, seed: int) -> Dataset:
     """Loads a data set as the config asks for; the same config and seed give identical arrays.
 
     Order: (1) noisy labels for every example of the source, from the clean labels; (2) a test part, if the source has
-    none; (3) the long-tailed subset of the rest; (4) the validation part, a share of every clean class or equally many
-    examples of each, carved from that subset, so that nothing outside the subset is ever seen. Steps 2-4 look at clean
-    labels only and every step has its own random stream: changing one leaves the outcome of the others as it was, and
-    array shapes do not depend on the seed.
+    none; (3) train_size of the rest, and its long-tailed subset; (4) the validation part, a share of every clean class
+    or equally many examples of each, carved from that subset, so that nothing outside the subset is ever seen. Steps
+    2-4 look at clean labels only and every step has its own random stream: changing one leaves the outcome of the
+    others as it was, and array shapes do not depend on the seed.
 
     Args:
       data_config: the fields documented in `lpg_jax.data`.
@@ -86,6 +87,8 @@ def load(data_config: Any, seed: int) -> Dataset:
     Edge cases:
       | case                                              | result                                                 |
       |---------------------------------------------------|--------------------------------------------------------|
+      | train_size beyond what there is                   | ValueError                                             |
+      | train_size that leaves a class without an example | ValueError naming the class                            |
       | imbalance = 1                                     | all training data, whatever its class counts           |
       | imbalance > 1, source not balanced                | n_max is the smallest class count: exact proportions   |
       | imbalance beyond n_max                            | ValueError naming the class that would be empty        |
@@ -108,13 +111,14 @@ def load(data_config: Any, seed: int) -> Dataset:
     source = read_source(options.name, options.data_dir, options.path)
     noisy = _noisy_labels(options, source, [seed, _NOISE])
     pool, test = _carve_test(source, options.test_fraction, [seed, _TEST])
+    pool = _proportional(source, pool, options.train_size, [seed, _SIZE])
     pool = _long_tail(source, pool, options, [seed, _SUBSET])
     pool, held = _carve_validation(source, pool, options, [seed, _VALIDATION])
     train = _split(source, noisy, pool)
     validation = None
     if len(held) > 0:
         validation = _split(source, source.labels if options.validation_labels == "clean" else noisy, held)
-    return _describe(train, validation, test, source.class_names)
+    return _describe(train, validation, test, source.class_names, options.standardise)
 
 
 def _noisy_labels(options: Options, source: Source, seed: list[int]) -> np.ndarray:
@@ -154,6 +158,22 @@ def _carve_test(source: Source, fraction: float, seed: list[int]) -> tuple[np.nd
     if len(held) == 0:
         raise ValueError(f"data.test_fraction={fraction}: no class has enough examples to hold one out; raise it")
     return pool, _split(source, source.labels, held)
+
+
+def _proportional(source: Source, pool: np.ndarray, size: int, seed: list[int]) -> np.ndarray:
+    """`size` of the examples of a pool, with classes in proportion; all of them for 0."""
+    if size == 0:
+        return pool
+    labels = source.labels[pool]
+    if size > len(pool):
+        raise ValueError(f"data.train_size={size}: here are {len(pool)} training examples; lower it, or 0 for all")
+    counts = proportional_counts(np.bincount(labels, minlength=len(source.class_names)), size)
+    if counts.min() == 0:
+        empty = int(np.argmin(counts))
+        raise ValueError(
+            f"data.train_size={size}: leaves no example of class {empty} ({source.class_names[empty]}); raise it"
+        )
+    return pool[longtail_subset(labels, counts, seed)]
 
 
 def _long_tail(source: Source, pool: np.ndarray, options: Options, seed: list[int]) -> np.ndarray:
@@ -208,11 +228,17 @@ def _split(source: Source, labels: np.ndarray, index: np.ndarray) -> Split:
     return Split(inputs, labels[index], source.labels[index], index)
 
 
-def _describe(train: Split, validation: Split | None, test: Split, class_names: tuple[str, ...]) -> Dataset:
+def _no_change(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros(inputs.shape[-1], np.float32), np.ones(inputs.shape[-1], np.float32)
+
+
+def _describe(
+    train: Split, validation: Split | None, test: Split, class_names: tuple[str, ...], standardise: bool
+) -> Dataset:
     num_classes = len(class_names)
     pairs = np.zeros((num_classes, num_classes), np.int64)
     np.add.at(pairs, (train.clean_labels, train.labels), 1)
-    mean, std = moments(train.inputs)
+    mean, std = moments(train.inputs) if standardise else _no_change(train.inputs)
     return Dataset(
         train=train,
         validation=validation,

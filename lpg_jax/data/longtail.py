@@ -53,6 +53,27 @@ def longtail_counts(max_count: int, num_classes: int, imbalance: float, kind: st
     return counts
 
 
+def proportional_counts(counts: np.ndarray, total: int) -> np.ndarray:
+    """Class counts that sum to `total`, in proportion to others: the method of largest remainders.
+
+    Args:
+      counts: int [C], >= 0.
+      total: in [0, counts.sum()].
+
+    Returns:
+      int64 [C], none above its count.
+
+    Example:
+      >>> proportional_counts([50, 30, 21], 10).tolist()
+      [5, 3, 2]
+    """
+    shares = np.asarray(counts, np.int64) * total / np.sum(counts)
+    whole = np.floor(shares).astype(np.int64)
+    largest = np.argsort(whole - shares, kind="stable")[: total - whole.sum()]
+    whole[largest] += 1
+    return whole
+
+
 def longtail_subset(labels: np.ndarray, counts: np.ndarray, seed) -> np.ndarray:
     """Picks `counts[c]` examples of every class c at random.
 

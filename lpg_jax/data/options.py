@@ -30,12 +30,14 @@ class Options(NamedTuple):
     name: str
     data_dir: str
     path: str
+    train_size: int
     imbalance: float
     imbalance_kind: str
     validation: float
     validation_per_class: int
     validation_labels: str
     test_fraction: float
+    standardise: bool
     noise: NoiseOptions
 
 
@@ -76,12 +78,14 @@ def read_options(config: Any) -> Options:
         name=name,
         data_dir=str(_get(config, "data_dir", "")),
         path=path,
+        train_size=_count(config, "train_size"),
         imbalance=_number(config, "imbalance", 1.0, lambda v: v >= 1 and math.isfinite(v), "must be >= 1 and finite"),
         imbalance_kind=_choice(config, "imbalance_kind", ("exponential", "step")),
         validation=validation,
         validation_per_class=per_class,
         validation_labels=_choice(config, "validation_labels", ("noisy", "clean")),
         test_fraction=_number(config, "test_fraction", 0.3, lambda v: 0 < v < 1, "must be in (0, 1)"),
+        standardise=_flag(config, "standardise", True),
         noise=_read_noise(_get(config, "noise", None)),
     )
 
@@ -137,6 +141,13 @@ def _count(config: Any, field: str, prefix: str = "data.") -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 0:
         raise ValueError(f"{prefix}{field}={value!r}: must be an integer >= 0")
     return int(value)
+
+
+def _flag(config: Any, field: str, default: bool, prefix: str = "data.") -> bool:
+    value = _get(config, field, default)
+    if not isinstance(value, bool):
+        raise ValueError(f"{prefix}{field}={value!r}: must be True or False")
+    return value
 
 
 def _choice(config: Any, field: str, choices: tuple[str, ...], prefix: str = "data.") -> str:

@@ -39,6 +39,11 @@ def _refresh(fields: Any) -> dict[str, Any]:
 
 def split_from_config(fields: Any, class_counts: Sequence[int] | np.ndarray) -> Any:
     """The split of config.lpg."""
+    split = _split_from_config(fields, class_counts)
+    return lpg_jax.opposite(split) if fields.opposite else split
+
+
+def _split_from_config(fields: Any, class_counts: Sequence[int] | np.ndarray) -> Any:
     options = _given(fields, "threshold")
     if fields.split == "frequency":
         return lpg_jax.by_frequency(np.asarray(class_counts), **options, **_given(fields, "scale"))

@@ -1,0 +1,290 @@
+"""What is compared: for each kind of problem the methods, each with six trials of its hyper-parameters.
+
+Every method gets as many trials as LPG gets of its eps, and the same learning rate and weight decay, which are chosen
+for plain cross-entropy before. A combination keeps what was chosen for its first part and tries six of LPG's.
+Controls of "lpg" keep its options: what they change is what they control for.
+"""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeAlias
+
+Fields: TypeAlias = Mapping[str, Any]  # dotted field of a config -> value
+
+BASELINE, LPG, CONTROL, COMBINATION = "baseline", "lpg", "control", "combination"
+RATES = "train.learning_rate"
+
+
+class Entry(NamedTuple):
+    """A row of a table."""
+
+    label: str
+    title: str
+    role: str  # BASELINE, LPG, CONTROL or COMBINATION
+    method: str  # config.method
+    trials: tuple[Fields, ...] = (MappingProxyType({}),)
+    fixed: Fields = MappingProxyType({})  # in every trial
+    inherits: tuple[str, ...] = ()  # labels whose chosen fields are kept
+    knows: str = ""  # what it is told beyond the training set
+
+
+def one(field: str, *values: Any) -> tuple[Fields, ...]:
+    """A trial for each value."""
+    return tuple({field: value} for value in values)
+
+
+EPSILONS = one("lpg.epsilon", 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+SLOPES = tuple({"lpg.epsilon": 0.0} | trial for trial in one("lpg.slope", 0.05, 0.1, 0.2, 0.4, 0.8, 1.6))
+SMALL = one("lpg.epsilon", 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # beside another method
+RADII = one("descent.sam.rho", 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+FACTORS = (0.25, 0.5, 2.0, 4.0, 8.0, 16.0)  # of the learning rate
+
+
+def _plain() -> list[Entry]:
+    """Baselines of every kind of problem."""
+    return [
+        Entry("ce", "cross-entropy", BASELINE, "ce"),
+        Entry(
+            "smooth",
+            "label smoothing",
+            BASELINE,
+            "smooth",
+            one("losses.smooth.alpha", 0.02, 0.05, 0.1, 0.2, 0.3, 0.4),
+        ),
+        Entry("mixup", "mixup", BASELINE, "mixup", one("losses.mixup.alpha", 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)),
+        Entry("focal", "focal loss", BASELINE, "focal", one("losses.focal.gamma", 0.25, 0.5, 1.0, 2.0, 3.0, 5.0)),
+        Entry("sam", "SAM", BASELINE, "sam", RADII),
+    ]
+
+
+def _lpl(bounds: str, steps: int) -> Entry:
+    """LPL by the length of its steps; a quarter of the walk for every class, the rest by slope."""
+    trials = tuple(
+        {
+            "losses.lpl.bounds": bounds,
+            "losses.lpl.step_size": size,
+            "losses.lpl.epsilon": round(0.25 * steps * size, 6),
+            "losses.lpl.slope": round(0.75 * steps * size, 6),
+        }
+        for size in (0.0025, 0.005, 0.01, 0.02, 0.05, 0.1)
+    )
+    return Entry("lpl", "LPL, varied bound", BASELINE, "lpl", trials)
+
+
+def _lpg(split: str, text: str, scale: Fields, held_out: Fields) -> list[Entry]:
+    """LPG with the split that the paper has for this kind of problem, in every direction, and its controls."""
+    fixed = {"lpg.split": split} | scale
+    pgd = fixed | {"lpg.pgd_steps": 3, "lpg.metric": "head"}
+    learnt = one("descent.learned_lpg.epsilon_max", 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+    hard = {"operators.sample_lpg.statistic": "loss"}
+    sizes = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+    return [
+        Entry("lpg", f"LPG by {text}, fixed bound", LPG, "lpg", EPSILONS, fixed),
+        Entry("lpg-varied", f"LPG by {text}, varied bound", LPG, "lpg", SLOPES, fixed),
+        Entry(
+            "lpg-mean",
+            f"LPG by {text}, along the class mean",
+            LPG,
+            "lpg",
+            EPSILONS,
+            fixed | {"lpg.direction": "class_mean"},
+        ),
+        Entry(
+            "lpg-scale",
+            f"LPG by {text}, class scale",
+            LPG,
+            "lpg",
+            EPSILONS,
+            fixed | {"lpg.direction": "class_scale"},
+        ),
+        Entry("lpg-pgd", f"LPG-PGD by {text}, head metric, T = 3", LPG, "lpg", EPSILONS, pgd),
+        Entry(
+            "sample-lpg",
+            "LPG per example, by loss, hard ones amplified",
+            LPG,
+            "sample_lpg",
+            one("operators.sample_lpg.epsilon", *sizes),
+            hard | {"operators.sample_lpg.amplify": "hard"},
+        ),
+        Entry(
+            "sample-lpg-easy",
+            "LPG per example, by loss, easy ones amplified",
+            LPG,
+            "sample_lpg",
+            one("operators.sample_lpg.epsilon", *sizes),
+            hard | {"operators.sample_lpg.amplify": "easy"},
+        ),
+        Entry("learned-lpg", "LPG with learnt bounds", LPG, "learned_lpg", learnt, held_out),
+        Entry(
+            "lpg-opposite",
+            f"LPG by {text}, signs reversed",
+            CONTROL,
+            "lpg",
+            EPSILONS,
+            fixed | {"lpg.opposite": True},
+        ),
+        Entry(
+            "random-lpg",
+            "LPG, the same margins on random classes",
+            CONTROL,
+            "random_lpg",
+            fixed=fixed,
+            inherits=("lpg",),
+        ),
+        Entry(
+            "equal-lpg",
+            "LPG at the gradient norm of cross-entropy",
+            CONTROL,
+            "equal_lpg",
+            fixed=fixed,
+            inherits=("lpg",),
+        ),
+        Entry(
+            "scaled-ce",
+            "cross-entropy at the gradient norm of LPG",
+            CONTROL,
+            "scaled_ce",
+            fixed=fixed,
+            inherits=("lpg",),
+        ),
+    ]
+
+
+def _with_lpg(bases: Iterable[Entry], fixed: Fields) -> list[Entry]:
+    return [
+        Entry(
+            f"{base.label}+lpg", f"{base.title} + LPG", COMBINATION, f"{base.method}+lpg", SMALL, fixed, (base.label,)
+        )
+        for base in bases
+    ]
+
+
+def _also(split: str, text: str, *labels: str) -> list[Entry]:
+    """The same with another split, and reversed if there are two labels."""
+    made = [Entry(labels[0], f"LPG by {text}, fixed bound", LPG, "lpg", EPSILONS, {"lpg.split": split})]
+    reverse = {"lpg.split": split, "lpg.opposite": True}
+    return made + [
+        Entry(label, f"LPG by {text}, signs reversed", CONTROL, "lpg", EPSILONS, reverse) for label in labels[1:]
+    ]
+
+
+def longtail(held_out: Fields) -> list[Entry]:
+    """Of long tails; LPG splits by frequency at the geometric middle, the paper's median."""
+    tau = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+    scales = one("losses.ldam.scale", 5.0, 10.0, 15.0, 20.0, 30.0, 40.0)
+    lpl, fixed = _lpl("longtail", 20), {"lpg.split": "frequency", "lpg.threshold": 0.5}
+    la = Entry("la", "logit adjustment", BASELINE, "la", one("losses.la.tau", *tau))
+    sam = _plain()[-1]
+    return [
+        *_plain(),
+        la,
+        Entry("posthoc", "logit adjustment, post hoc", BASELINE, "posthoc", one("losses.posthoc.tau", *tau)),
+        Entry(
+            "cb",
+            "class-balanced weights",
+            BASELINE,
+            "cb",
+            one("operators.cb.beta", 0.9, 0.99, 0.995, 0.999, 0.9995, 0.9999),
+        ),
+        Entry(
+            "resample",
+            "class-balanced sampling, deferred",
+            BASELINE,
+            "ce",
+            one("train.sampler_start", 0.0, 0.2, 0.4, 0.6, 0.8, 0.9),
+            {"train.sampler": "class_balanced"},
+        ),
+        Entry("ldam", "LDAM", BASELINE, "ldam", scales),
+        Entry(
+            "tau-norm",
+            "tau-normalised head",
+            BASELINE,
+            "tau_norm",
+            one("descent.tau_norm.tau", 0.25, 0.5, 0.75, 1.0, 1.25, 1.5),
+        ),
+        lpl,
+        *_lpg("frequency", "frequency", {"lpg.threshold": 0.5}, held_out),
+        *_also("accuracy", "accuracy", "lpg-accuracy"),
+        *_also("gradient_variance", "gradient variance", "lpg-variance"),
+        *_with_lpg((la, lpl, sam), fixed),
+    ]
+
+
+def noisy(held_out: Fields) -> list[Entry]:
+    """Of wrong labels; LPG splits by gradient variance."""
+    sce = [(0.1, 1.0), (1.0, 1.0), (6.0, 0.1), (0.01, 1.0), (1.0, 0.3), (0.1, 5.0)]
+    pairs = [(1.0, 0.0), (2.0, 0.0), (4.0, 0.5), (8.0, 0.5), (8.0, 1.0), (16.0, 1.0)]
+    gce = Entry("gce", "GCE", BASELINE, "gce", one("losses.gce.q", 0.1, 0.3, 0.5, 0.7, 0.9, 1.0))
+    lpl, fixed = _lpl("accuracy", 20), {"lpg.split": "gradient_variance"}
+    return [
+        *_plain(),
+        gce,
+        Entry("sce", "SCE", BASELINE, "sce", tuple({"losses.sce.alpha": a, "losses.sce.beta": b} for a, b in sce)),
+        Entry(
+            "phuber",
+            "probability clip (PHuber)",
+            BASELINE,
+            "phuber",
+            one("operators.phuber.tau", 1.2, 1.5, 2.0, 4.0, 10.0, 30.0),
+        ),
+        Entry(
+            "ogc",
+            "optimized gradient clipping",
+            BASELINE,
+            "ogc",
+            one("operators.ogc.target_ratio", 1.02, 1.05, 1.1, 1.2, 1.5, 2.0),
+        ),
+        Entry(
+            "gr",
+            "gradient rescaling (DM)",
+            BASELINE,
+            "gr",
+            tuple({"operators.gr.beta": beta, "operators.gr.lam": lam} for beta, lam in pairs),
+            {"operators.gr.normalizer": "batch"},
+        ),
+        Entry(
+            "coteach",
+            "co-teaching",
+            BASELINE,
+            "coteach",
+            one("descent.coteach.ramp_epochs", 1, 2, 5, 10, 15, 20),
+            knows="the noise rate",
+        ),
+        lpl,
+        *_lpg("gradient_variance", "gradient variance", {}, held_out),
+        *_also("accuracy", "accuracy", "lpg-accuracy", "lpg-accuracy-opposite"),
+        *_with_lpg((gce, lpl, _plain()[-1]), fixed),
+    ]
+
+
+def balanced(held_out: Fields) -> list[Entry]:
+    """Of balanced classes with right labels; LPG splits by accuracy."""
+    lpl, fixed = _lpl("accuracy", 20), {"lpg.split": "accuracy"}
+    mixup, sam = _plain()[2], _plain()[-1]
+    noise = one("train.gradient_noise", 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
+    return [
+        *_plain(),
+        Entry("gradient-noise", "gradient noise", BASELINE, "ce", noise, {"train.gradient_noise_decay": 0.55}),
+        lpl,
+        *_lpg("accuracy", "accuracy", {}, held_out),
+        *_also("gradient_variance", "gradient variance", "lpg-variance"),
+        *_with_lpg((mixup, lpl, sam), fixed),
+    ]
+
+
+ENTRIES = {"longtail": longtail, "noisy": noisy, "balanced": balanced}
+
+
+def of_kind(kind: str, base: Fields, held_out: Fields) -> dict[str, Entry]:
+    """The entries of a kind of problem, by label, in order.
+
+    Args:
+      kind: "longtail", "noisy" or "balanced".
+      base: with the learning rate that one control scales.
+      held_out: fields of the validation part from which bounds are learnt.
+    """
+    scaled = one(RATES, *(round(base[RATES] * factor, 6) for factor in FACTORS))
+    made = ENTRIES[kind](held_out)
+    at = next(number for number, entry in enumerate(made) if entry.role != BASELINE)
+    made.insert(at, Entry("ce-lr", "cross-entropy, learning rate scaled", CONTROL, "ce", scaled))
+    return {entry.label: entry for entry in made}
