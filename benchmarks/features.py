@@ -29,7 +29,8 @@ SIDE = 6  # of a patch, in pixels
 FILTERS = 256
 THRESHOLD = 0.25  # of a response, in units of a patch of norm 1
 DIMENSIONS = 384
-_PATCHES, _OF_COMPONENTS, _BATCH = 100_000, 20_000, 100
+PATCHES = 100_000
+_OF_COMPONENTS, _BATCH = 20_000, 100
 
 
 class Whitening(NamedTuple):
@@ -40,7 +41,7 @@ class Whitening(NamedTuple):
 
 
 def extract(
-    source: Source, seed: int = 0, filters: int = FILTERS, dimensions: int = DIMENSIONS
+    source: Source, seed: int = 0, filters: int = FILTERS, dimensions: int = DIMENSIONS, patches: int = PATCHES
 ) -> dict[str, np.ndarray]:
     """Features of the training and test images of a source.
 
@@ -49,6 +50,7 @@ def extract(
       seed: of the patches drawn.
       filters: how many patches become filters.
       dimensions: D, at most 8 filters.
+      patches: how many are drawn for the whitening.
 
     Returns:
       x_train float32 [N, D], y_train, x_test, y_test.
@@ -61,7 +63,7 @@ def extract(
     if source.test_inputs is None or source.test_labels is None:
         raise ValueError("the source has no test part")
     random = np.random.default_rng(seed)
-    drawn = normalise(_random_patches(source.inputs, _PATCHES, random))
+    drawn = normalise(_random_patches(source.inputs, patches, random))
     whitening = whitening_of(drawn)
     bank = (drawn[:filters] - whitening.mean) @ whitening.matrix
     bank /= np.linalg.norm(bank, axis=1, keepdims=True)

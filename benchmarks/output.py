@@ -47,12 +47,13 @@ def machine(command: str) -> dict[str, Any]:
     except PackageNotFoundError:
         found["versions"]["torch"] = None
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
-    cpu = {"name": _cpu_name(), "cores": os.cpu_count(), "memory_bytes": memory}
+    cpu = {"name": cpu_name(), "cores": os.cpu_count(), "memory_bytes": memory}
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {"cpu": cpu, "system": platform.platform(), "load_before": load, **found}
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """As the system calls the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

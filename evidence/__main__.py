@@ -27,6 +27,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
+from benchmarks import output
 from configs import heads
 from evidence import entries, plan, studies
 from evidence.prepare import prepare
@@ -94,6 +95,7 @@ class Scribe:
             "fields": fields,
             "inherits": entry.inherits,
             "knows": entry.knows,
+            "seeded": entry.seeded,
             "trials": [trial._asdict() for trial in trials],
             "errors": errors,
         }
@@ -115,6 +117,7 @@ class Scribe:
             "entries": self.made,
             "studies": done,
             **provenance(self.command),
+            "machine": output.cpu_name(),
         }
         workdir.write_json(self.home / FILE, content)
 

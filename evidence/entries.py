@@ -26,6 +26,7 @@ class Entry(NamedTuple):
     fixed: Fields = MappingProxyType({})  # in every trial
     inherits: tuple[str, ...] = ()  # labels whose chosen fields are kept
     knows: str = ""  # what it is told beyond the training set
+    seeded: tuple[str, ...] = ()  # fields that hold the number of the seed in the final runs
 
 
 def one(field: str, *values: Any) -> tuple[Fields, ...]:
@@ -130,6 +131,7 @@ def _lpg(split: str, text: str, scale: Fields, held_out: Fields) -> list[Entry]:
             "random_lpg",
             fixed=fixed,
             inherits=("lpg",),
+            seeded=("operators.random_lpg.key",),
         ),
         Entry(
             "equal-lpg",

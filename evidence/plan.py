@@ -48,7 +48,7 @@ def final_config(scenario: Scenario, entry: Entry, fields: Fields, seed: int) ->
     """A config of the final comparison."""
     config = scenario.config()
     config.seed = seed
-    return _with(config, entry, fields)
+    return _with(config, entry, {**fields, **dict.fromkeys(entry.seeded, seed)})
 
 
 def _with(config: Any, entry: Entry, fields: Fields) -> Any:

@@ -19,12 +19,14 @@ DEFAULTS = {
     "name": "digits",
     "data_dir": "",
     "path": "",
+    "train_size": 0,
     "imbalance": 1.0,
     "imbalance_kind": "exponential",
     "validation": 0.0,
     "validation_per_class": 0,
     "validation_labels": "noisy",
     "test_fraction": 0.3,
+    "standardise": True,
     "noise": {"kind": "none", "rate": 0.0, "include_self": False, "path": "", "key": ""},
 }
 

@@ -17,7 +17,7 @@ CHANGES = {
     "data": [
         {"seed": 1}, {"data__imbalance": 20.0}, {"data__imbalance_kind": "step"}, {"data__validation": 0.3},
         {"data__validation_per_class": 1},
-        {"data__test_fraction": 0.5},
+        {"data__test_fraction": 0.5}, {"data__train_size": 700}, {"data__standardise": False},
     ],
     "noise": [
         SYMMETRIC, SYMMETRIC | {"data__noise__rate": 0.2}, SYMMETRIC | {"data__noise__include_self": True},

@@ -4,7 +4,11 @@
     lpg_jax.report.show("runs/digits")     # in the terminal
     lpg_jax.report.write("runs/digits")    # runs/digits/table.csv, runs/digits/classes.png
 
-or `python -m lpg_jax.report runs/digits` for both. This room reads files only: summary.json and METHOD/metrics.jsonl.
+or `python -m lpg_jax.report runs/digits` for both. Of many runs, those of `python -m evidence`:
+
+    lpg_jax.report.evidence_report("runs/evidence", "results")    # tables, figures, the ledger of claims
+
+or `python -m lpg_jax.report runs/evidence --out results`. This room reads files only.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from rich.console import Console
 
 from lpg_jax.report import classes, records, table
 
-__all__ = ["show", "write"]
+__all__ = ["evidence_report", "show", "write"]
 
 
 def write(workdir: str | Path) -> list[Path]:
@@ -68,3 +72,37 @@ def show(workdir: str | Path, console: Console | None = None) -> None:
       >>> lpg_jax.report.show("runs/digits")  # doctest: +SKIP
     """
     table.print_tables(records.read_run(workdir), console or Console())
+
+
+def evidence_report(runs: str | Path, out: str | Path) -> list[Path]:
+    """Write the tables, the ledger of claims and the figures of the evidence runs; existing files are replaced.
+
+    | file under OUT | what is in it |
+    |---|---|
+    | tables/TIER-SCENARIO.md, .csv, .tex | every entry with mean and 95 % interval, and its paired differences |
+    | runs.csv, evidence.json | one line per run with its command; where everything comes from |
+    | claims.md, claims.csv | every claim of the paper: comparisons, intervals, verdict; what failed; what to use |
+    | figures/*.png | see `lpg_jax.report.figures` |
+
+    The same runs give the same files, to the byte.
+
+    Args:
+      runs: the directory of `python -m evidence`, with TIER/SCENARIO/scenario.json; unfinished scenarios are reported
+        as far as they are.
+      out: made if absent; OUT/cost/cost.csv of `python -m benchmarks` is read where it is.
+
+    Returns:
+      The paths, in the order of writing.
+
+    Raises:
+      ValueError: no scenario in `runs`, or a file is damaged; names the file and the fix.
+
+    Example:
+      >>> paths = lpg_jax.report.evidence_report("runs/evidence", "results")  # doctest: +SKIP
+    """
+    from lpg_jax.report import evidence, evidence_tables, figures, ledger  # scikit-learn's maps take a second to import
+
+    runs, out = Path(runs), Path(out)
+    scenarios = evidence.read(runs)
+    tables = evidence_tables.save(scenarios, out)
+    return [*tables, *ledger.save(scenarios, runs, out), *figures.save_all(scenarios, runs, out)]

@@ -1,0 +1,99 @@
+"""What to use, per scenario: the best entry by held-out scores, and whether LPG has a part in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from lpg_jax.report.choice import best, best_baseline, best_with_lpg, has_lpg
+from lpg_jax.report.evidence import Entry, Estimate, Scenario, difference
+from lpg_jax.report.evidence_tables import metric_of
+from lpg_jax.report.wording import fields_text, plus_minus
+
+_NONE = Estimate(math.nan, math.nan, 0)
+
+
+class Advice(NamedTuple):
+    """Of one scenario; labels are None where there is nothing to choose from."""
+
+    scenario: Scenario
+    best: str | None  # of all entries, by held-out scores
+    with_lpg: str | None  # of those with LPG in them
+    baseline: str | None  # of the baselines
+    over_ce: Estimate  # best - ce
+    over_baseline: Estimate  # best - baseline
+    lpg_over_baseline: Estimate  # with_lpg - baseline
+    lpg_over_rate: Estimate  # with_lpg - ce at another learning rate
+
+    @property
+    def helps(self) -> bool:
+        """LPG is above the best baseline and, where that was run, above ce at another learning rate."""
+        return self.lpg_over_baseline.low > 0 and not self.lpg_over_rate.low <= 0
+
+
+def advise(scenario: Scenario) -> Advice:
+    """Choose by held-out scores, compare on the test part."""
+    first = best(scenario, lambda entry: True)
+    with_lpg, baseline = best_with_lpg(scenario), best_baseline(scenario)
+
+    def gap(a: str | None, b: str | None) -> Estimate:
+        if a is None or b is None:
+            return _NONE
+        return difference(scenario.results[a], scenario.results.get(b, {}), metric_of(scenario))
+
+    return Advice(
+        scenario, first, with_lpg, baseline, gap(first, "ce"), gap(first, baseline), gap(with_lpg, baseline),
+        gap(with_lpg, "ce-lr"),
+    )  # fmt: skip
+
+
+def sentence(advice: Advice) -> str:
+    """In plain words."""
+    if advice.with_lpg is None or advice.baseline is None or not math.isfinite(advice.lpg_over_baseline.half):
+        return "Too few runs to say anything."
+    gap, rate = advice.lpg_over_baseline, advice.lpg_over_rate
+    chosen, baseline = _setting(advice, advice.with_lpg), _setting(advice, advice.baseline)
+    by = f"differs by {_points(gap)}"
+    if advice.helps:
+        return f"LPG helps: {chosen} {by} from the best baseline, {baseline}."
+    if gap.low > 0:
+        text = f"LPG does not help here beyond another learning rate: {chosen} {by} from the best baseline, {baseline}"
+        return f"{text}, but by {_points(rate)} from ce at another learning rate (`ce-lr`)."
+    end = "which is better" if gap.high < 0 else "an interval that covers zero"
+    return f"LPG does not help here: its best form, {chosen}, {by} from the best baseline, {baseline}, {end}."
+
+
+def _points(gap: Estimate) -> str:
+    return f"{plus_minus(gap, digits=2, sign=True)} points (n = {gap.n})"
+
+
+def section(scenarios: Sequence[Scenario]) -> list[str]:
+    """Markdown: a table, and a sentence for each scenario."""
+    lines = [
+        "Entries and settings are chosen by balanced accuracy on held-out training data; gains are on the test part, "
+        "in points, mean ± 95 % half-width, paired over n seeds. Entries that are told more than others are no choice.",
+        "",
+        "| scenario | best entry | − ce | − best baseline | with LPG in it? | n |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    every = [advise(scenario) for scenario in scenarios]
+    for advice in every:
+        name, label, n = f"{advice.scenario.tier} {advice.scenario.name}", advice.best, advice.over_ce.n
+        has = "–" if label is None else _part_of_lpg(advice.scenario.entries[label])
+        gaps = [plus_minus(gap, digits=2, sign=True) for gap in (advice.over_ce, advice.over_baseline)]
+        over = f"{gaps[1]} ({advice.baseline or 'none'})" if label != advice.baseline else "is the best baseline"
+        lines.append(f"| {name} | {label or '–'} | {'is ce' if label == 'ce' else gaps[0]} | {over} | {has} | {n} |")
+    lines.append("")
+    return lines + [f"- **{a.scenario.title}** ({a.scenario.tier}): {sentence(a)}" for a in every]
+
+
+def _part_of_lpg(entry: Entry) -> str:
+    if not has_lpg(entry):
+        return "no, a control" if entry.role == "control" else "no"
+    return {"lpg": "yes", "combination": "yes, beside another method"}.get(entry.role, "yes, signs reversed")
+
+
+def _setting(advice: Advice, label: str) -> str:
+    fields = fields_text(advice.scenario.entries[label].fields)
+    return f"`{label}` ({fields})" if fields else f"`{label}`"

@@ -1,0 +1,58 @@
+"""Which entry is taken as the best: by scores on held-out training data, never by those on the test part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+from lpg_jax.report.evidence import Entry, Scenario
+
+READINGS = ("lpg", "lpg-varied", "lpg-mean", "lpg-scale", "lpg-pgd")  # of the paper's LPG, with the paper's split
+ALIASES = {
+    "@lpg": "the reading of the paper's LPG that does best on held-out training data",
+    "@baseline": "the baseline that does best on held-out training data",
+}
+
+
+def best(scenario: Scenario, wanted: Callable[[Entry], bool]) -> str | None:
+    """The label with the highest selection score among those wanted; the first of equals; None: there is none.
+
+    An entry without trials has no score, one without runs no figures, and one that is told more than the others is no
+    fair choice: none of them is taken.
+    """
+    scores = {
+        label: entry.selection
+        for label, entry in scenario.entries.items()
+        if wanted(entry) and not entry.knows and scenario.results[label] and math.isfinite(entry.selection)
+    }
+    return max(scores, key=lambda label: scores[label]) if scores else None
+
+
+def best_baseline(scenario: Scenario) -> str | None:
+    """The best entry without LPG that is no control."""
+    return best(scenario, lambda entry: entry.role == "baseline")
+
+
+def has_lpg(entry: Entry) -> bool:
+    """Alone, beside another method, or with signs reversed; the other controls change nothing class by class."""
+    return entry.role in ("lpg", "combination") or bool(entry.fields.get("lpg.opposite"))
+
+
+def best_with_lpg(scenario: Scenario) -> str | None:
+    """The best entry with LPG in it."""
+    return best(scenario, has_lpg)
+
+
+def resolve(scenario: Scenario, label: str) -> str | None:
+    """The label itself, or the one that an alias of `ALIASES` stands for; None where there is none with runs."""
+    if label == "@baseline":
+        return best_baseline(scenario)
+    if label == "@lpg":
+        return best(scenario, lambda entry: entry.label in READINGS)
+    return label if scenario.results.get(label) else None
+
+
+def by_role(scenario: Scenario, roles: Iterable[str]) -> list[str]:
+    """Labels in the order of the roles, then of scenario.json."""
+    order = {role: place for place, role in enumerate(roles)}
+    return sorted(scenario.entries, key=lambda label: order[scenario.entries[label].role])

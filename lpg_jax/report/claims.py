@@ -1,0 +1,246 @@
+"""What the paper claims, and the comparisons that test it. Written before the evidence runs were read.
+
+A comparison is a weighted sum of figures of one scenario, paired over seeds (`Contrast`), or a quantity measured by
+itself (`Measure`, `Cost`, `Probe`, `Shared`, `Compactness`). Each has an open interval of values that the claim allows.
+Labels are those of scenario.json, or "@lpg" and "@baseline" (`choice.ALIASES`): where the paper says "LPG" without
+more, its best reading stands for it, chosen on held-out training data among 5 x 6 trials, where every baseline had 6.
+"Implied": the paper does not say it, but means it, since without it the claim before would be empty.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, TypeAlias
+
+POINT = 0.01  # "no difference", "marginal": within one percentage point; as the rule, fixed beforehand
+ABOVE, BELOW, WITHIN = (0.0, math.inf), (-math.inf, 0.0), (-POINT, POINT)
+ALL = ("balanced", "longtail", "noisy")
+Region: TypeAlias = tuple[float, float]
+
+
+class Term(NamedTuple):
+    """weight x figure of an entry, or of a value of a study of that name."""
+
+    weight: float
+    label: str
+    metric: str = ""  # "": what the scenario is judged by, `evidence_tables.metric_of`
+    value: float | None = None  # of the study `label`
+
+
+class Contrast(NamedTuple):
+    """A sum of terms, on every scenario of these kinds that has the runs."""
+
+    terms: tuple[Term, ...]
+    kinds: tuple[str, ...]
+    region: Region = ABOVE
+    names: tuple[str, ...] = ()  # parts of names of scenarios; (): all of the kinds
+
+
+class Measure(NamedTuple):
+    """Mean of the values of measures.json under a name."""
+
+    name: str
+    region: Region
+
+
+class Cost(NamedTuple):
+    """A row of results/cost/cost.csv of the part "step": a whole training step over the plain one."""
+
+    what: str
+    region: Region
+    case: str = "resnet32 B=128"
+
+
+class Probe(NamedTuple):
+    """log2 of the relative change of class gradients, rare half of the classes over frequent half, from probe.csv."""
+
+    method: str
+    region: Region
+
+
+class Shared(NamedTuple):
+    """Share of a method's change of class gradients that is one vector, the same for all classes, from probe.csv."""
+
+    method: str
+    region: Region
+
+
+class Compactness(NamedTuple):
+    """Difference between two entries in a number on features of the test part (`figures.features`)."""
+
+    a: str
+    b: str
+    name: str
+    region: Region = ABOVE
+
+
+Test: TypeAlias = Contrast | Measure | Cost | Probe | Shared | Compactness
+
+
+class Claim(NamedTuple):
+    """One statement."""
+
+    where: str
+    text: str
+    tests: tuple[Test, ...]
+    paper: str = "–"  # its figure
+    published: str = "–"  # for the same baselines
+    note: str = ""  # what the tests can and cannot say
+
+
+def versus(
+    a: str, b: str, *kinds: str, metric: str = "", region: Region = ABOVE, names: tuple[str, ...] = ()
+) -> Contrast:
+    """a - b in one metric."""
+    return Contrast((Term(1, a, metric), Term(-1, b, metric)), kinds or ALL, region, names)
+
+
+def studied(study: str, a: float, b: float, *kinds: str, region: Region = WITHIN) -> Contrast:
+    """Value a of a study minus value b."""
+    return Contrast((Term(1, study, value=a), Term(-1, study, value=b)), kinds or ALL, region)
+
+
+def _gains(a: str, high: str, low: str, *kinds: str) -> Contrast:
+    """The gain of an entry over ce in one metric minus its gain in another."""
+    terms = (Term(1, a, high), Term(-1, "ce", high), Term(-1, a, low), Term(1, "ce", low))
+    return Contrast(terms, kinds)
+
+
+_ERRORS = "error in %, WRN-28-10 / ResNet-110: "
+_SYMMETRIC = ("symmetric",)
+
+CLAIMS: tuple[Claim, ...] = (
+    # --- the unified view: Section 3.2, Figure 1
+    Claim("3.2, Fig. 1", "SAM perturbs the gradients of all classes about equally.",
+          (Probe("SAM 0.05", (-1, 1)),),
+          note="Change relative to the gradient of the class; equally: rare and frequent ones within a factor of 2."),
+    Claim("3.2, Fig. 1", "Gradient clipping mainly affects head classes.", (Probe("clip 1", BELOW),),
+          note="Change relative to the gradient of the class."),
+    Claim("3.2, Fig. 1", "Gradient noise perturbs all classes in the same way.",
+          (Shared("noise 0.003", (0.99, math.inf)),),
+          note="At least 99 % of the squared change is one vector, the same for all classes."),
+    # --- conjectures: Section 3.3
+    Claim("3.3, Conjecture 1", "Amplifying the gradient of a class enhances the learning of that class.",
+          (versus("random-lpg", "ce", metric="amplified"),),
+          note="Classes drawn by chance are amplified, the others dampened; test accuracy of the amplified ones "
+          "against the same classes under ce. What one class gains another may lose: the two are not told apart."),
+    Claim("3.3, Conjecture 2", "Dampening the gradient of a class weakens the learning of that class.",
+          (versus("random-lpg", "ce", metric="dampened", region=BELOW),),
+          note="As above, the classes that are dampened."),
+    Claim("3.3, Conjecture 2", "Dampening suppresses overfitting: fewer wrong labels are memorised.",
+          (versus("lpg", "ce", "noisy", metric="train_memorised", region=BELOW),),
+          note="Share of examples with a wrong label on which that label is predicted. LPG by variance amplifies the "
+          "other classes at the same time."),
+    # --- propositions: Section 3.8
+    Claim("3.8, Prop. 1", "LPL is an LPG: a logit shift adds to the logit gradient what Eq. 23 says, to second order.",
+          (Measure("duality_order", (1.8, 2.2)), Measure("duality_exact", (-1e-5, 1e-5))),
+          note="duality_order: slope of log error over log size of the shift; duality_exact: relative error of the "
+          "parameter gradient when d = softmax(z + delta) - softmax(z)."),
+    Claim("3.8, Prop. 1", "LPL cannot produce the changes of direction that LPG can.",
+          (Measure("lpl_unreached", (0.01, math.inf)),),
+          note="lpl_unreached: share of ||d||^2 of LPG's perturbations that no first-order logit shift of the example "
+          "reaches; claimed is more than 1 %."),
+    Claim("3.8, Prop. 2", "The PAC-Bayesian bound holds for LPG.", (Measure("bound_slack", ABOVE),),
+          note="bound_slack: right side of Eq. 24 minus the test error, at a prior that does not depend on the data."),
+    Claim("3.8, Prop. 2, implied", "The bound says something: it stays below the error of guessing, 1.",
+          (Measure("bound_total", (-math.inf, 1.0)),)),
+    # --- balanced classification: Section 4.2, Table 1
+    Claim("4.2, Table 1", "LPG (fixed bound) improves on cross-entropy in the balanced case.",
+          (versus("lpg", "ce", "balanced"),), _ERRORS + "C10 3.24 / 5.05 against 3.89 / 5.91",
+          "ce: C10 3.82 / 6.76, C100 18.53 / 28.67"),
+    Claim("4.2, Table 1", "LPG improves on label smoothing.", (versus("@lpg", "smooth", "balanced"),),
+          _ERRORS + "C10 3.15 / 4.98 against 3.82 / 5.87"),
+    Claim("4.2, Table 1", "LPG improves on mixup.", (versus("@lpg", "mixup", "balanced"),),
+          _ERRORS + "C10 3.15 / 4.98 against 3.56 / 5.48"),
+    Claim("4.2, Table 1", "LPG improves on LPL, by 0.37 points on CIFAR-100 with ResNet-110.",
+          (versus("@lpg", "lpl", "balanced"),), _ERRORS + "C100 16.71 / 22.28 against 17.08 / 22.65",
+          "lpl: C10 3.37 / 5.72, C100 17.61 / 25.87", "Tested is the direction; the size stands beside it."),
+    Claim("4.2, Table 1", "LPG improves on SAM.", (versus("@lpg", "sam", "balanced"),),
+          _ERRORS + "C10 3.15 / 4.98 against 3.46 / 5.35"),
+    Claim("4.2, Table 1", "LPG improves on gradient noise.", (versus("@lpg", "gradient-noise", "balanced"),),
+          _ERRORS + "C10 3.15 / 4.98 against 3.71 / 5.62"),
+    Claim("4.2, Table 1", "SAM improves on mixup.", (versus("sam", "mixup", "balanced"),),
+          _ERRORS + "C10 3.46 / 5.35 against 3.56 / 5.48"),
+    Claim("4.2, Table 1", "LPL improves on cross-entropy in the balanced case.", (versus("lpl", "ce", "balanced"),),
+          _ERRORS + "C10 3.28 / 5.12 against 3.89 / 5.91", "lpl C10 3.37 / 5.72 against 3.82 / 6.76"),
+    Claim("3.6, Table 1", "The varied bound (Eq. 21) improves on the fixed one.", (versus("lpg-varied", "lpg"),),
+          _ERRORS + "C10 3.15 / 4.98 against 3.24 / 5.05"),
+    Claim("3.4.4, Table 1", "PGD improves on the closed form.", (versus("lpg-pgd", "lpg"),),
+          _ERRORS + "C10 3.11 / 4.94 against 3.15 / 4.98 (both varied)", note="Here both have the fixed bound."),
+    # --- long tail: Section 4.3, Figure 2
+    Claim("3.5, 4.3", "LPG by class frequency improves on cross-entropy under a long tail.",
+          (versus("lpg", "ce", "longtail"),), published="ce, IR 100: C10 70.4-71.4, C100 38.3-39.9"),
+    Claim("4.3, Fig. 2", "LPG consistently outperforms all baselines under a long tail.",
+          (versus("@lpg", "@baseline", "longtail"),), "C100-LT 32.0", "C100-LT, IR 100: LA 42.0-44.1, LPL 44.3"),
+    Claim("4.3", "LPG surpasses LPL under a long tail, by 3.2 points on CIFAR-100-LT.",
+          (versus("@lpg", "lpl", "longtail"),), "32.0 against 28.8", "lpl 44.3 (ResNet-32)",
+          "Tested is the direction; the size stands beside it."),
+    Claim("4.3", "LPG surpasses SAM under a long tail, by 6.1 points on CIFAR-100-LT.",
+          (versus("@lpg", "sam", "longtail"),), "32.0 against 25.9",
+          note="Tested is the direction; the size stands beside it."),
+    Claim("4.3", "The gain of LPG is largest for tail classes.",
+          (versus("@lpg", "ce", "longtail", metric="tail"), _gains("@lpg", "tail", "head", "longtail")),
+          note="There is a gain over ce in the rarer half of the classes, and it exceeds that in the other half."),
+    Claim("4.3", "LPG reaches 32.0 % on CIFAR-100-LT, imbalance 100.", (), "32.0",
+          "ce 38.3-39.9, LA 42.0-44.1, LPL 44.3",
+          "Needs ResNet-32 for 200 epochs. Published figures of plain cross-entropy are above it."),
+    Claim("3.5, implied", "Class frequency is the right split for a long tail: better than a random one.",
+          (versus("lpg", "random-lpg", "longtail"),)),
+    Claim("3.5, implied", "Under a long tail LPG is more than a change of step size.",
+          (versus("lpg", "scaled-ce", "longtail"), versus("lpg", "ce-lr", "longtail")),
+          note="Against ce at LPG's gradient norm, and ce with another learning rate."),
+    # --- noisy labels: Section 4.4, Figure 3
+    Claim("4.4, Fig. 3", "Dampening classes of high gradient variance suppresses noise: LPG improves on cross-entropy.",
+          (versus("lpg", "ce", "noisy"),), "–", "ce: C10 20 % 87.0, 80 % 53.8"),
+    Claim("4.4, implied", "Dampening high variance is the right direction: better than the same split, signs reversed.",
+          (versus("lpg", "lpg-opposite", "noisy"),)),
+    Claim("4.4, implied", "Under label noise the variance is what matters: better than a random split.",
+          (versus("lpg", "random-lpg", "noisy"),)),
+    Claim("4.4, implied", "Under label noise LPG is more than a smaller step: better than ce at LPG's gradient "
+          "norm, and than ce with another learning rate.",
+          (versus("lpg", "scaled-ce", "noisy"), versus("lpg", "ce-lr", "noisy"))),
+    Claim("4.4, Fig. 3", "LPG outperforms methods for noisy labels under symmetric noise.",
+          (versus("@lpg", "gce", "noisy", names=_SYMMETRIC), versus("@lpg", "@baseline", "noisy", names=_SYMMETRIC)),
+          "–", "GCE: C10 20 % 90.0, 80 % 57.4"),
+    Claim("4.4", "At 80 % noise on CIFAR-10 LPG reaches 75.5 %, 2.7 points above DivideMix.", (), "75.5 against 72.8",
+          "DivideMix 92.9, GCE 57.4", "Needs the paper's networks and DivideMix, whose published figure is far above."),
+    Claim("4.5", "Under label noise LPG alone outperforms LPL alone.", (versus("@lpg", "lpl", "noisy"),)),
+    # --- combinations: Section 4.5, Figure 4
+    Claim("4.5, Fig. 4a", "LA + LPG outperforms LA.", (versus("la+lpg", "la", "longtail"),), "–",
+          "LA, IR 100: C10 77.7-80.9, C100 42.0-44.1"),
+    Claim("4.5, Fig. 4a", "LPL + LPG outperforms LPL.", (versus("lpl+lpg", "lpl"),)),
+    Claim("4.5, Fig. 4a", "SAM + LPG outperforms SAM.", (versus("sam+lpg", "sam"),)),
+    Claim("4.5, Fig. 4b", "The gains of LPL and LPG add up.",
+          (versus("lpl+lpg", "lpl", "longtail"), versus("lpl+lpg", "@lpg", "longtail"),
+           Contrast((Term(1, "lpl+lpg"), Term(1, "ce"), Term(-1, "lpl"), Term(-1, "@lpg")), ("longtail",), WITHIN)),
+          note="Better than each alone, and the gain of both is the sum of their gains within one point."),
+    # --- analysis: Section 4.6
+    Claim("4.6.1, Table 2", "LPG improves on LPL and ISDA with ResNet-32, SE-ResNet-110 and WRN-16-8.", (),
+          "error in %: 25.28 / 21.15 / 16.82 against LPL 25.82 / 21.65 / 17.32", note="Needs the paper's networks."),
+    Claim("4.6.1", "LPG improves on cross-entropy with every architecture.",
+          (versus("@lpg", "ce", "longtail", names=("digits_longtail50", "cifar10_longtail100")),),
+          note="Long tail: a small MLP on pixels (T1), one on fixed features (T2), ResNet-8 on images (T3)."),
+    Claim("4.6.2, Fig. 5", "LPG makes classes more compact, and their distances larger.",
+          (Compactness("lpg", "ce", "ratio"), Compactness("lpg", "ce", "silhouette")),
+          note="ratio: mean distance between class means over mean distance to the class mean."),
+    Claim("4.6.2, Fig. 5", "LPG does so for tail classes in particular, and more than LPL.",
+          (Compactness("lpg", "ce", "ratio_tail"), Compactness("lpg", "lpl", "ratio_tail"))),
+    Claim("4.6.3, Fig. 6", "LPG is robust to tau in a wide range.",
+          tuple(studied("threshold", value, 0.5) for value in (0.3, 0.4, 0.6, 0.7)),
+          note="Accuracy at tau within one point of that at tau = 0.5."),
+    Claim("4.6.3, Fig. 6", "Performance is stable for eps in [0.1, 0.5].",
+          tuple(studied("epsilon", value, 0.1) for value in (0.2, 0.3, 0.5)),
+          note="Accuracy at eps within one point of that at eps = 0.1."),
+    Claim("4.6.3, Fig. 6", "eps above 1 degrades performance.", (studied("epsilon", 2.0, 0.3, region=BELOW),),
+          note="eps = 2 against eps = 0.3."),
+    Claim("4.6.3, Fig. 6", "The closed form is already strong; PGD with T = 3 improves it marginally.",
+          (versus("lpg-pgd", "lpg", region=(0.0, POINT)),), note="Above zero and below one point."),
+    Claim("3.4.4", "Three PGD steps suffice.", (studied("pgd_steps", 10, 3), studied("pgd_steps", 5, 3)),
+          note="More steps change accuracy by less than one point."),
+    Claim("4.6.4", "The closed form adds about 3 % to the training time.", (Cost("lpg / plain", (-math.inf, 1.03)),),
+          "+3 %", note="At most; interval: quartiles over rounds."),
+    Claim("4.6.4", "PGD adds about 8 %.", (Cost("lpg_pgd / plain", (-math.inf, 1.08)),), "+8 % (T = 3)",
+          note="At most; T = 5 with the head metric here; interval: quartiles over rounds."),
+    Claim("4.6.4", "SAM adds 15 %.", (Cost("sam / plain", (1.10, 1.20)),), "+15 %",
+          "about +100 %: two passes", "Between 10 and 20 %; interval: quartiles over rounds."),
+)  # fmt: skip

@@ -1,0 +1,364 @@
+"""The runs behind `results/`, as records: scenarios, their entries, one result per seed, and intervals over seeds.
+
+    RUNS/TIER/SCENARIO/scenario.json                       the plan: entries, trials and choices, studies, origin
+    RUNS/TIER/SCENARIO/final/LABEL/seed=K/                 work directory of one run
+    RUNS/TIER/SCENARIO/study/NAME/FIELD=VALUE,seed=K/      the same, one field varied
+
+scenario.json is the plan: a directory that it does not name is not read, and a run without summary.json has not ended
+and is left out (n tells). What is there and damaged is a ValueError that names the file and the fix.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from scipy import stats
+
+from lpg_jax.report import records
+
+PLAN = "scenario.json"
+ROLES = ("baseline", "lpg", "control", "combination")
+KINDS = ("balanced", "longtail", "noisy")
+CONFIDENCE = 0.95
+SETS = {"amplified": 1, "dampened": -1}  # metric -> sign of the margin of the classes that it averages
+_REWRITE = "start `python -m evidence` for this scenario again: it writes the file anew"
+_RERUN = "remove this directory and start `python -m evidence` for this scenario again"
+
+
+class _PlanError(ValueError):
+    """A fault in scenario.json, whose name is still to be added."""
+
+
+class Trial(NamedTuple):
+    """A setting, and its balanced accuracy on the part of the training set that was held out."""
+
+    fields: dict[str, Any]
+    mean: float  # fraction in [0, 1]
+    half: float  # 95 % half-width over seeds; NaN: unknown
+    n: int  # seeds
+    chosen: bool
+
+
+class Entry(NamedTuple):
+    """A row of a table."""
+
+    label: str
+    title: str
+    role: str  # one of ROLES
+    method: str  # config.method
+    fields: dict[str, Any]  # over config and base; the command of a run follows from them
+    trials: tuple[Trial, ...]  # may be empty: nothing was to be chosen
+    knows: str  # what it is told beyond the training set; "": nothing
+    inherits: tuple[str, ...]  # labels whose chosen fields it keeps
+    errors: tuple[str, ...] = ()  # runs that did not end, and why
+    seeded: tuple[str, ...] = ()  # fields that hold the number of the seed
+
+    @property
+    def selection(self) -> float:
+        """Balanced accuracy of the chosen trial on what was held out; NaN where there were no trials."""
+        return next((trial.mean for trial in self.trials if trial.chosen), math.nan)
+
+
+class Result(NamedTuple):
+    """One run: figures on the test part after its last step."""
+
+    seed: int
+    scores: dict[str, float]  # of `records.SCORES` and `records.TRAINING`; fractions, nll in nats; NaN: not measured
+    per_class: np.ndarray  # [C] test accuracy
+    class_counts: np.ndarray  # [C] training examples
+    margin: np.ndarray | None  # [C] class_margin at the end: > 0 amplified, < 0 dampened; None: it is no LPG
+    seconds: float  # wall time; NaN: not recorded
+    home: Path
+
+
+Results: TypeAlias = Mapping[int, Result]  # by seed
+
+
+class Study(NamedTuple):
+    """One field of one entry, varied."""
+
+    name: str
+    label: str
+    field: str
+    title: str
+    values: tuple[Any, ...]
+    results: dict[Any, dict[int, Result]]  # value -> seed -> result; every value is there, perhaps empty
+
+
+class Scenario(NamedTuple):
+    """A problem on which all methods of its kind are compared."""
+
+    tier: str
+    name: str
+    kind: str  # one of KINDS
+    title: str
+    scale: str  # which data, model, epochs
+    data: str
+    config: str  # what --config takes
+    base: dict[str, Any]  # fields over config that all entries share
+    entries: dict[str, Entry]
+    results: dict[str, dict[int, Result]]  # label -> seed -> result; every label is there, perhaps empty
+    studies: dict[str, Study]
+    versions: dict[str, Any]
+    revision: str
+    machine: str
+    command: str  # that made the runs
+    seeds: tuple[int, ...]  # planned
+    home: Path
+
+
+class Estimate(NamedTuple):
+    """A mean over seeds and the half-width of its 95 % interval by Student's t; half is NaN below two seeds."""
+
+    mean: float
+    half: float
+    n: int
+
+    @property
+    def low(self) -> float:
+        """Lower end."""
+        return self.mean - self.half
+
+    @property
+    def high(self) -> float:
+        """Upper end."""
+        return self.mean + self.half
+
+
+def read(runs: str | Path) -> tuple[Scenario, ...]:
+    """Read all scenarios, in the order of tier and name.
+
+    Args:
+      runs: the directory with TIER/SCENARIO/scenario.json.
+
+    Returns:
+      The scenarios, complete or not: `results` has the seeds that have ended.
+
+    Raises:
+      ValueError: there is no scenario.json at all, or a file is damaged or of another run; names file and fix.
+
+    Example:
+      >>> scenarios = read("runs/evidence")  # doctest: +SKIP
+    """
+    plans = sorted(Path(runs).glob(f"*/*/{PLAN}"))
+    if not plans:
+        raise ValueError(
+            f"{Path(runs)}: no TIER/SCENARIO/{PLAN} in it; give the directory that `python -m evidence` wrote"
+        )
+    return tuple(_scenario(path) for path in plans)
+
+
+def estimate(results: Results, metric: str) -> Estimate:
+    """Mean and 95 % interval of one metric over seeds.
+
+    Args:
+      results: by seed.
+      metric: a name of `Result.scores`, or "amplified" or "dampened": mean accuracy over the classes whose margin is
+        > 0 or < 0; seeds without such a class do not count.
+
+    Returns:
+      The `Estimate`; NaN with n = 0 where there is no result. A score that is NaN in one seed makes the mean NaN: a
+      run that diverged is not left out.
+
+    Raises:
+      ValueError: an unknown metric; "amplified" of results without margins.
+    """
+    return interval(list(of_seeds(results, metric).values()))
+
+
+def difference(results_a: Results, results_b: Results, metric: str) -> Estimate:
+    """Mean and 95 % interval of a - b over the seeds that both have, which share data, noise and initial parameters.
+
+    Args:
+      results_a, results_b: by seed.
+      metric: as for `estimate`; "amplified" and "dampened" take the classes by the margins of a, or else of b.
+
+    Returns:
+      The `Estimate`.
+
+    Raises:
+      ValueError: as `estimate`.
+
+    Example:
+      >>> gain = difference(scenario.results["lpg"], scenario.results["ce"], "balanced")  # doctest: +SKIP
+    """
+    with_margins = results_a if _has_margins(results_a) else results_b
+    first, second = (of_seeds(results, metric, with_margins) for results in (results_a, results_b))
+    return interval([first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())])
+
+
+def interval(values: Sequence[float]) -> Estimate:
+    """Mean and 95 % half-width by Student's t of independent values.
+
+    >>> found = interval([1.0, 2.0, 3.0])
+    >>> found.mean, round(found.half, 4), found.n
+    (2.0, 2.4841, 3)
+    """
+    n = len(values)
+    if n == 0:
+        return Estimate(math.nan, math.nan, 0)
+    if n == 1:
+        return Estimate(float(values[0]), math.nan, 1)
+    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)
+    return Estimate(float(np.mean(values)), float(quantile * np.std(values, ddof=1) / math.sqrt(n)), n)
+
+
+def of_seeds(results: Results, metric: str, with_margins: Results | None = None) -> dict[int, float]:
+    """{seed: value of a metric}; see `estimate`. `with_margins`: the results whose margins name the classes."""
+    if metric not in SETS:
+        if metric not in (*records.SCORES, *records.TRAINING):
+            known = (*records.SCORES, *records.TRAINING, *SETS)
+            raise ValueError(f"metric={metric!r}: must be one of {', '.join(known)}")
+        return {seed: results[seed].scores[metric] for seed in sorted(results)}
+    guides = results if with_margins is None else with_margins
+    if guides and not _has_margins(guides):
+        raise ValueError(f"metric={metric!r}: needs results of an LPG method, which log class_margin")
+    found = {}
+    for seed in sorted(results.keys() & guides.keys()):
+        margin = guides[seed].margin
+        classes = np.zeros(0, bool) if margin is None else SETS[metric] * margin > 0
+        if classes.any():
+            found[seed] = float(results[seed].per_class[classes].mean())
+    return found
+
+
+def _has_margins(results: Results) -> bool:
+    return any(result.margin is not None for result in results.values())
+
+
+def _scenario(path: Path) -> Scenario:
+    plan = _json(path, _REWRITE)
+    try:
+        return _parse(plan, path.parent)
+    except _PlanError as error:
+        raise ValueError(f"{path}: {error}; {_REWRITE}") from error
+
+
+def _parse(plan: dict[str, Any], home: Path) -> Scenario:
+    texts = {name: _get(plan, name, str) for name in ("tier", "kind", "title", "scale", "data", "config")}
+    if texts["kind"] not in KINDS:
+        raise _PlanError(f"kind={texts['kind']!r}: must be one of {', '.join(KINDS)}")
+    entries = {label: _entry(label, entry) for label, entry in _get(plan, "entries", dict).items()}
+    seeds, studies = tuple(_get(plan, "seeds", list)), plan.get("studies") or {}
+    return Scenario(
+        **texts,
+        name=_get(plan, "scenario", str),
+        base=_get(plan, "base", dict),
+        entries=entries,
+        results={label: _results(home / "final" / label, entry.method, seeds) for label, entry in entries.items()},
+        studies={name: _study(home, name, studies[name], entries, seeds) for name in sorted(studies)},
+        versions=plan.get("versions") or {},
+        revision=str(plan.get("git_revision") or ""),
+        machine=_machine(plan),
+        command=str(plan.get("command") or ""),
+        seeds=seeds,
+        home=home,
+    )
+
+
+def _machine(plan: dict[str, Any]) -> str:
+    """In words; of older plans the devices alone."""
+    if plan.get("machine"):
+        return str(plan["machine"])
+    device = plan.get("device") or {}
+    return f"{device['count']} x {device['kind']}" if {"count", "kind"} <= device.keys() else ""
+
+
+def _entry(label: str, entry: Any) -> Entry:
+    try:
+        role = _get(entry, "role", str)
+        if role not in ROLES:
+            raise _PlanError(f"role={role!r}: must be one of {', '.join(ROLES)}")
+        trials = tuple(_trial(trial) for trial in entry.get("trials") or ())
+        if trials and sum(trial.chosen for trial in trials) != 1:
+            raise _PlanError("trials: exactly one must be chosen")
+        title, method, fields = _get(entry, "title", str), _get(entry, "method", str), _get(entry, "fields", dict)
+    except _PlanError as error:
+        raise _PlanError(f"entries.{label}: {error}") from error
+    errors = tuple(f"seed {seed}: {error}" for seed, error in sorted((entry.get("errors") or {}).items()))
+    knows, inherits = entry.get("knows") or "", tuple(entry.get("inherits") or ())
+    seeded = tuple(entry.get("seeded") or ())
+    return Entry(label, title, role, method, fields, trials, knows, inherits, errors, seeded)
+
+
+def _trial(trial: Any) -> Trial:
+    fields, mean, chosen = (
+        _get(trial, key, kind) for key, kind in (("fields", dict), ("mean", float), ("chosen", bool))
+    )
+    half = trial.get("ci95")
+    return Trial(fields, mean, math.nan if half is None else float(half), trial.get("n", 0), chosen)
+
+
+def _study(home: Path, name: str, study: Any, entries: dict[str, Entry], seeds: tuple[int, ...]) -> Study:
+    label, field, values = (_get(study, key, kind) for key, kind in (("label", str), ("field", str), ("values", list)))
+    if label not in entries:
+        raise _PlanError(f"studies.{name}: label={label!r}: must be one of the entries")
+    method, at = entries[label].method, home / "study" / name
+    found = {value: _results(at, method, seeds, f"{field}={value},") for value in values}
+    return Study(name, label, field, str(study.get("title") or name), tuple(values), found)
+
+
+def _results(home: Path, method: str, seeds: Sequence[int], prefix: str = "") -> dict[int, Result]:
+    homes = {seed: home / f"{prefix}seed={seed}" for seed in seeds}
+    return {seed: _result(at, method, seed) for seed, at in homes.items() if (at / "summary.json").is_file()}
+
+
+def _result(home: Path, method: str, seed: int) -> Result:
+    run = records.read_run(home)
+    summary = _json(home / "summary.json", _RERUN)
+    names, seeds = [found.name for found in run.methods], summary.get("seeds")
+    if names != [method] or (seeds is not None and seeds != [seed]):
+        raise ValueError(
+            f"{home / 'summary.json'}: has method {', '.join(names)} and seeds {seeds}: must have {method} and "
+            f"[{seed}] alone, as {PLAN} says; {_RERUN}"
+        )
+    seconds = (summary.get("wall_time") or {}).get(method)
+    return Result(
+        seed=seed,
+        scores=run.methods[0].last.mean,
+        per_class=run.methods[0].per_class,
+        class_counts=run.class_counts,
+        margin=_margin(home / method / "metrics.jsonl", len(run.class_counts)),
+        seconds=math.nan if seconds is None else float(seconds),
+        home=home,
+    )
+
+
+def _margin(path: Path, num_classes: int) -> np.ndarray | None:
+    """class_margin of the last line [C]; None where it is not logged."""
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    last = next((line for line in reversed(lines) if line.strip()), None)
+    if last is None:
+        raise ValueError(f"{path}: missing or empty; {_RERUN}")
+    try:
+        margin = json.loads(last).get("class_margin")
+        values = None if margin is None else np.array(margin, float)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}, last line: damaged ({error}); {_RERUN}") from error
+    if values is not None and values.shape != (num_classes,):
+        raise ValueError(f"{path}, last line: class_margin of shape {values.shape}: must be ({num_classes},); {_RERUN}")
+    return values
+
+
+def _json(path: Path, fix: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); {fix}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: {content!r:.60}: must be an object; {fix}")
+    return content
+
+
+def _get(record: Any, key: str, kind: type) -> Any:
+    if not isinstance(record, dict) or key not in record:
+        raise _PlanError(f"{key} is missing")
+    value = float(record[key]) if kind is float and type(record[key]) is int else record[key]
+    if not isinstance(value, kind):
+        raise _PlanError(f"{key}={value!r:.60}: must be of type {kind.__name__}")
+    return value

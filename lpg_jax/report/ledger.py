@@ -1,0 +1,204 @@
+"""claims.md and claims.csv: every claim of the paper with its comparisons, intervals and verdict."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from lpg_jax.report import advice
+from lpg_jax.report.choice import ALIASES
+from lpg_jax.report.claims import CLAIMS, POINT, Claim
+from lpg_jax.report.evaluation import CONTRADICTED, OPEN, SUPPORTED, UNTESTED, Finding, findings, read_sources, verdict
+from lpg_jax.report.evidence import Scenario
+from lpg_jax.report.wording import REPORT, number, scenarios_command, seeds_text
+
+RULE = f"""The rule was fixed before the runs were read. Each comparison has an interval (95 %, Student's t, paired
+over seeds, unless it says otherwise) and a set of values that the claim allows. Its sign is
+
+- `+` if the interval lies wholly among the values that the claim allows,
+- `-` if it lies wholly among the others,
+- `0` if it has both (for "a is above b": it covers zero).
+
+A claim is **supported** if all its comparisons are `+`, **contradicted** if at least one is `-` and none is `+`,
+**untested at this scale** if there is none, and **not supported** otherwise. It is tested on every scenario of its kind
+that has runs. Intervals are *not* adjusted for the number of comparisons: of twenty with no difference behind them, one
+will exclude zero by chance. "No difference" and "marginal" mean less than {100 * POINT:g} point of accuracy. "Implied"
+are statements without which the claim before them would be empty. Where the paper says "LPG" without more, it is
+{ALIASES["@lpg"]}, and for "all baselines" stands
+{ALIASES["@baseline"]}: the comparisons name both."""
+_TRAIN = "python -m evidence run "
+_COLUMNS = (
+    *("claim", "where", "statement", "verdict", "scenario", "comparison", "n", "of", "mean", "low", "high"),
+    *("allowed_above", "allowed_below", "sign", "paper", "published", "command"),
+)
+
+
+def save(scenarios: Sequence[Scenario], runs: Path, out: Path, claims: Sequence[Claim] = CLAIMS) -> list[Path]:
+    """Write OUT/claims.md and OUT/claims.csv; existing ones are replaced.
+
+    Args:
+      scenarios: read by `evidence.read`.
+      runs: with measures.json and probe/probe.csv, where they are.
+      out: with cost/cost.csv, where it is; made if absent.
+      claims: what is tested.
+
+    Returns:
+      The two paths.
+
+    Raises:
+      ValueError: a file of measurements is damaged; names the file and the fix.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    sources = read_sources(scenarios, runs, out)
+    tested = [(number, claim, findings(claim, sources)) for number, claim in enumerate(claims, 1)]
+    paths = [out / "claims.md", out / "claims.csv"]
+    paths[0].write_text(markdown(scenarios, tested), encoding="utf-8")
+    with paths[1].open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(_COLUMNS)
+        writer.writerows(line for of_claim in tested for line in _csv_lines(*of_claim))
+    return paths
+
+
+def markdown(scenarios: Sequence[Scenario], tested: Sequence[tuple[int, Claim, list[Finding]]]) -> str:
+    """The ledger."""
+    verdicts = [verdict(found) for _, _, found in tested]
+    counts = ", ".join(f"{verdicts.count(name)} {name}" for name in (SUPPORTED, CONTRADICTED, OPEN, UNTESTED))
+    lines = ["# Claims of the paper, and what our runs say", "", f"Written by `{REPORT}`; not edited by hand.", ""]
+    number_of = sum(len(found) for _, _, found in tested)
+    lines += [
+        f"**{len(tested)} claims: {counts}.** {number_of} comparisons in all.",
+        "",
+        "## How a verdict is reached",
+        "",
+        RULE,
+        "",
+    ]
+    lines += ["## Verdicts", "", "| claim | section | statement | + | 0 | - | verdict |", "|" + " --- |" * 7]
+    for (index, claim, found), name in zip(tested, verdicts, strict=True):
+        signs = [finding.sign for finding in found]
+        marks = " | ".join(str(signs.count(sign)) for sign in "+0-")
+        lines.append(f"| {index} | {claim.where} | {claim.text} | {marks} | {name} |")
+    lines += ["", "## Claims that failed", "", *failures(tested), "", "## What to use", "", *advice.section(scenarios)]
+    lines += ["", "## Scale of the runs", "", *_scales(scenarios), "", "## Every claim", ""]
+    return "\n".join(lines + [line for of_claim in tested for line in _detail(*of_claim)]).rstrip() + "\n"
+
+
+def failures(tested: Sequence[tuple[int, Claim, list[Finding]]]) -> list[str]:
+    """In plain words: what is contradicted, what is not shown, what was not tested."""
+    parts = {name: [each for each in tested if verdict(each[2]) == name] for name in (CONTRADICTED, OPEN, UNTESTED)}
+    lines = ["Contradicted: at least one interval lies on the other side, and none on the side of the claim.", ""]
+    lines += [_failure(*each) for each in parts[CONTRADICTED]] or ["- none"]
+    lines += ["", "Not supported: true in some comparisons and not in others, or too small to be seen.", ""]
+    lines += [_failure(*each) for each in parts[OPEN]] or ["- none"]
+    lines += ["", "Untested at this scale: no run of ours can say.", ""]
+    untested = [f"- {index}. {claim.text} {claim.note}".rstrip() for index, claim, _ in parts[UNTESTED]]
+    return lines + (untested or ["- none"])
+
+
+def _failure(index: int, claim: Claim, found: Sequence[Finding]) -> str:
+    signs = [finding.sign for finding in found]
+    against = [finding for finding in found if finding.sign == "-"]
+    worst = min(against or [each for each in found if each.sign == "0"], key=_margin)
+    counts = f"{signs.count('+')} for it, {signs.count('-')} against, {signs.count('0')} open"
+    shown = f"{worst.scenario}, {worst.what}: {interval_text(worst)}, n = {worst.n} {worst.of}"
+    return f'- {index}. "{claim.text}" ({claim.where}): {counts}; furthest from it: {shown}.'
+
+
+def _margin(finding: Finding) -> float:
+    """How far inside the allowed values the estimate is; negative outside. Shares of a point and ratios do not mix."""
+    return min(finding.mean - finding.region[0], finding.region[1] - finding.mean)
+
+
+def interval_text(finding: Finding) -> str:
+    """Estimate and interval, in points where they are accuracies.
+
+    >>> region = (0.0, float("inf"))
+    >>> interval_text(Finding("", "", 0.0123, 0.0101, 0.0145, 10, "seeds", True, region, ""))
+    '+1.23 [+1.01, +1.45] points'
+    """
+    values = (finding.mean, finding.low, finding.high)
+    if finding.points:
+        mean, low, high = (number(100 * value, 2, sign=True) for value in values)
+        return f"{mean} [{low}, {high}] points"
+    mean, low, high = (f"{value:.4g}".replace("-", "−") for value in values)
+    return f"{mean} [{low}, {high}]"
+
+
+def region_text(finding: Finding) -> str:
+    """The values that the claim allows.
+
+    >>> region_text(Finding("", "", 0, 0, 0, 2, "seeds", True, (-0.01, 0.01), ""))
+    'between −1 and 1'
+    """
+    low, high = (f"{(100 if finding.points else 1) * bound:g}".replace("-", "−") for bound in finding.region)
+    if math.isinf(finding.region[1]):
+        return f"> {low}"
+    return f"< {high}" if math.isinf(finding.region[0]) else f"between {low} and {high}"
+
+
+def _detail(index: int, claim: Claim, found: Sequence[Finding]) -> list[str]:
+    lines = [f"### {index}. {claim.text}", "", f"Section {claim.where}. Verdict: **{verdict(found)}**.", ""]
+    if claim.note:
+        lines += [claim.note, ""]
+    lines += [f"Paper: {claim.paper}. Published: {claim.published}.", ""]
+    if found:
+        lines += ["| runs | comparison | n | estimate, 95 % interval | claimed | sign |", "|" + " --- |" * 6]
+        for each in found:
+            cells = (
+                each.scenario,
+                each.what,
+                f"{each.n} {each.of}",
+                interval_text(each),
+                region_text(each),
+                f"`{each.sign}`",
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return lines + [f"Command: `{command}`" for command in commands(found)] + [""]
+
+
+def commands(found: Sequence[Finding]) -> list[str]:
+    """What makes the runs behind some findings, and this report."""
+    trained = [each.command.removeprefix(_TRAIN) for each in found if each.command.startswith(_TRAIN)]
+    others = [each.command for each in found if not each.command.startswith(_TRAIN)]
+    return ([scenarios_command(trained)] if trained else []) + list(dict.fromkeys(others))
+
+
+def _scales(scenarios: Sequence[Scenario]) -> list[str]:
+    lines = ["| scenario | title | scale | seeds | entries | revision | machine |", "|" + " --- |" * 7]
+    for each in scenarios:
+        seeds = {seed for by_seed in each.results.values() for seed in by_seed}
+        number = sum(1 for by_seed in each.results.values() if by_seed)
+        cells = (
+            f"{each.tier} {each.name}",
+            each.title,
+            each.scale,
+            f"n = {len(seeds)} ({seeds_text(seeds)})",
+            str(number),
+        )
+        lines.append(f"| {' | '.join(cells)} | {each.revision or 'unknown'} | {each.machine or 'unknown'} |")
+    failed = [
+        f"- {s.tier} {s.name}, {label}, {text}"
+        for s in scenarios
+        for label in s.entries
+        for text in s.entries[label].errors
+    ]
+    lines += ["", "Runs that failed, and are in no figure:", "", *failed] if failed else []
+    missing = sorted({"T1", "T2", "T3", "T4"} - {scenario.tier for scenario in scenarios})
+    return lines + (["", f"No runs of {', '.join(missing)}."] if missing else [])
+
+
+def _csv_lines(index: int, claim: Claim, found: Sequence[Finding]) -> list[list[str]]:
+    start = [str(index), claim.where, claim.text, verdict(found)]
+    end = [claim.paper, claim.published]
+    if not found:
+        return [[*start, *[""] * 10, *end, ""]]
+    lines = []
+    for each in found:
+        numbers = [f"{value:.6g}" for value in (each.mean, each.low, each.high)]
+        numbers += ["" if math.isinf(bound) else f"{bound:g}" for bound in each.region]
+        lines.append([*start, each.scenario, each.what, str(each.n), each.of, *numbers, each.sign, *end, each.command])
+    return lines

@@ -1,0 +1,374 @@
+"""Verdicts on claims: the rule from both sides, comparisons against SciPy, and a table of claims that can be tested."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from test_evidence_report import CE, LA, LPG, entry_of, write_scenario
+
+from evidence import entries, scenarios, studies
+from lpg_jax import analysis
+from lpg_jax.report import claims, evaluation, evidence, ledger
+from lpg_jax.report.claims import (
+    ABOVE,
+    BELOW,
+    CLAIMS,
+    WITHIN,
+    Claim,
+    Compactness,
+    Contrast,
+    Cost,
+    Measure,
+    Probe,
+    Shared,
+)
+from lpg_jax.report.evaluation import CONTRADICTED, OPEN, SUPPORTED, UNTESTED, Finding
+
+BETTER = (0.82, 0.82, 0.84, 0.83)  # than LA
+VERSUS = claims.versus("lpg", "ce", "longtail")
+
+
+def finding(low, high, region=ABOVE, **extra):
+    return Finding(
+        "T1 x", "a − b", (low + high) / 2, low, high, 10, "seeds", True, region, "python -m evidence run x", **extra
+    )
+
+
+# --- the rule
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "region", "sign"),
+    [
+        (0.001, 0.02, ABOVE, "+"), (-0.02, -0.001, ABOVE, "-"), (-0.001, 0.02, ABOVE, "0"), (0.0, 0.0, ABOVE, "0"),
+        (0.0, 0.02, ABOVE, "0"), (-0.02, -0.001, BELOW, "+"), (0.001, 0.02, BELOW, "-"), (-0.02, 0.0, BELOW, "0"),
+        (-0.009, 0.009, WITHIN, "+"), (0.0, 0.0, WITHIN, "+"), (0.011, 0.02, WITHIN, "-"), (-0.02, -0.011, WITHIN, "-"),
+        (-0.02, 0.02, WITHIN, "0"), (0.005, 0.02, WITHIN, "0"), (1.01, 1.02, (-math.inf, 1.03), "+"),
+        (1.04, 1.1, (-math.inf, 1.03), "-"), (1.02, 1.04, (-math.inf, 1.03), "0"),
+    ],
+)  # fmt: skip
+def test_sign_of_an_interval(low, high, region, sign):
+    assert finding(low, high, region).sign == sign
+
+
+@pytest.mark.parametrize(
+    ("signs", "wanted"),
+    [("", UNTESTED), ("+", SUPPORTED), ("+++", SUPPORTED), ("++0", OPEN), ("+-", OPEN), ("0", OPEN),
+     ("-", CONTRADICTED), ("-0", CONTRADICTED), ("--", CONTRADICTED), ("+0-", OPEN)],
+)  # fmt: skip
+def test_verdict(signs, wanted):
+    ends = {"+": (0.01, 0.02), "-": (-0.02, -0.01), "0": (-0.01, 0.01)}
+    found = [finding(*ends[sign]) for sign in signs]
+    assert "".join(each.sign for each in found) == signs
+    assert evaluation.verdict(found) == wanted
+
+
+# --- comparisons
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two long tails and one noisy problem."""
+    given = {
+        "ce": entry_of(CE, held_out=0.70),
+        "la": entry_of(LA, held_out=0.79),
+        "lpg": entry_of(LPG, "lpg", 0.74),
+        "lpg-varied": entry_of(tuple(0.9 * x for x in LPG), "lpg", 0.75),
+    }
+    values = {0.1: CE, 2.0: (0.5, 0.52, 0.49, 0.5)}
+    write_scenario(tmp_path / "runs", given, studies={"epsilon": ("lpg", "lpg.epsilon", values)})
+    write_scenario(
+        tmp_path / "runs", given | {"lpg": entry_of(BETTER, "lpg", 0.9)}, tier="T2", name="cifar10_longtail100"
+    )
+    write_scenario(tmp_path / "runs", given, "noisy", name="digits_symmetric40")
+    return tmp_path / "runs"
+
+
+def found_in(runs, *tests, out=None):
+    sources = evaluation.read_sources(evidence.read(runs), runs, out or runs)
+    return evaluation.findings(Claim("1", "text", tests), sources)
+
+
+def test_a_contrast_is_tested_on_every_scenario_of_its_kind(runs):
+    first, second = found_in(runs, VERSUS)
+    assert (first.scenario, second.scenario) == ("T1 digits_longtail50", "T2 cifar10_longtail100")
+    for found, values in ((first, LPG), (second, BETTER)):
+        wanted = stats.ttest_rel(values, CE).confidence_interval(0.95)
+        assert (found.low, found.high, found.n) == pytest.approx((wanted.low, wanted.high, 4))
+    assert (first.what, first.region, first.of) == ("lpg − ce, balanced", ABOVE, "seeds")
+    assert second.command == "python -m evidence run cifar10_longtail100"
+
+
+def test_kinds_names_and_missing_entries_select(runs):
+    assert [f.scenario for f in found_in(runs, claims.versus("lpg", "ce", "noisy"))] == ["T1 digits_symmetric40"]
+    assert len(found_in(runs, claims.versus("lpg", "ce"))) == 3
+    assert [f.scenario for f in found_in(runs, claims.versus("lpg", "ce", names=("cifar",)))] == [
+        "T2 cifar10_longtail100"
+    ]
+    assert found_in(runs, claims.versus("lpg", "mixup")) == []
+    assert found_in(runs, claims.versus("lpg", "ce", "balanced")) == []
+
+
+def test_aliases_are_resolved_by_held_out_scores_and_named(runs):
+    first, second = found_in(runs, claims.versus("@lpg", "@baseline", "longtail"))
+    assert first.what == "lpg-varied − la, balanced"
+    assert second.what == "lpg − la, balanced"
+    assert first.mean == pytest.approx(0.9 * np.mean(LPG) - np.mean(LA))
+
+
+def test_sums_of_several_terms_are_taken_seed_by_seed(runs):
+    terms = (claims.Term(1, "lpg"), claims.Term(1, "ce"), claims.Term(-1, "la"), claims.Term(-1, "lpg-varied"))
+    found = found_in(runs, Contrast(terms, ("noisy",), WITHIN))[0]
+    values = np.array(LPG) + np.array(CE) - np.array(LA) - 0.9 * np.array(LPG)
+    wanted = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
+
+
+def test_gains_in_the_tail_are_held_against_those_in_the_head(tmp_path):
+    plain = [{"head": 0.9 + 0.01 * k, "tail": 0.4 + 0.02 * k} for k in range(3)]
+    better = [{"head": 0.88, "tail": 0.6 - 0.01 * k} for k in range(3)]
+    write_scenario(tmp_path, {"ce": entry_of(tuple(plain), held_out=0.5), "lpg": entry_of(tuple(better), "lpg", 0.6)})
+    (found,) = found_in(tmp_path, claims._gains("lpg", "tail", "head", "longtail"))
+    gains = [b["tail"] - p["tail"] - (b["head"] - p["head"]) for b, p in zip(better, plain, strict=True)]
+    assert found.mean == pytest.approx(np.mean(gains))
+    assert found.what == "lpg tail − ce tail − lpg head + ce head"
+    assert found.sign == "+"
+
+
+def test_values_of_a_study_are_compared(runs):
+    (found,) = found_in(runs, claims.studied("epsilon", 2.0, 0.1, region=BELOW))
+    wanted = stats.ttest_rel((0.5, 0.52, 0.49, 0.5), CE).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
+    assert found.what == "lpg.epsilon=2 − lpg.epsilon=0.1, balanced"
+    assert found_in(runs, claims.studied("epsilon", 3.0, 0.1)) == []
+
+
+def test_amplified_classes_against_the_same_classes_of_plain_training(tmp_path):
+    drawn = entry_of((0.5,) * 3, "control", per_class=[[0.6 + 0.01 * k, 0.3, 0.5, 0.5] for k in range(3)],
+                     margin=[0.1, -0.1, 0.0, 0.0])  # fmt: skip
+    plain = entry_of((0.5,) * 3, per_class=[[0.5, 0.4, 0.1, 0.9]] * 3)
+    write_scenario(tmp_path, {"ce": plain, "random-lpg": drawn})
+    amplified, dampened = found_in(
+        tmp_path,
+        claims.versus("random-lpg", "ce", metric="amplified"),
+        claims.versus("random-lpg", "ce", metric="dampened", region=BELOW),
+    )
+    assert amplified.what == "random-lpg − ce, amplified classes (1 set of them)"
+    assert (amplified.mean, dampened.mean) == pytest.approx((0.11, -0.1))
+    assert (amplified.sign, dampened.sign) == ("+", "+")
+
+
+def test_one_seed_is_no_test(tmp_path):
+    write_scenario(tmp_path, {"ce": entry_of((0.5,)), "lpg": entry_of((0.7,), "lpg")})
+    assert found_in(tmp_path, VERSUS) == []
+
+
+def test_measures(runs):
+    values = [1.9, 2.1, 2.0]
+    (runs / "measures.json").write_text(
+        json.dumps({"order": {"values": values, "what": "slope", "command": "python m.py"}})
+    )
+    (found,) = found_in(runs, Measure("order", (1.5, 2.5)), Measure("nothing", ABOVE))
+    wanted = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.low, found.high, found.sign) == pytest.approx((wanted.low, wanted.high, "+"))
+    assert (found.what, found.command, found.points) == ("order: slope", "python m.py", False)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "Expecting"), ('{"a": {"values": [1]}}', "a: must have values and a command"),
+     ('{"a": {"values": ["x"], "command": "c"}}', "could not convert"), ("[]", "no attribute")],
+)  # fmt: skip
+def test_damaged_measures_are_named(runs, content, message):
+    (runs / "measures.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"measures\.json: .*{message}.*; remove it and measure again"):
+        found_in(runs, VERSUS)
+
+
+def test_costs_are_rows_of_the_benchmark(runs, tmp_path):
+    (tmp_path / "cost").mkdir()
+    rows = ["part,case,what,value,unit,low,high,n", "step,resnet32 B=128,lpg / plain,1.004,x,1.001,1.008,25",
+            "step,resnet32 B=128,lpg,51,ms,50,52,25", "step,mlp B=128,lpg / plain,1.2,x,1.1,1.3,25"]  # fmt: skip
+    (tmp_path / "cost" / "cost.csv").write_text("\n".join(rows))
+    (found,) = found_in(runs, Cost("lpg / plain", (-math.inf, 1.03)), out=tmp_path)
+    assert (found.mean, found.low, found.high, found.n, found.sign) == (1.004, 1.001, 1.008, 25, "+")
+    (tmp_path / "cost" / "cost.csv").write_text("part,case\n")
+    with pytest.raises(ValueError, match=r"cost\.csv: no column 'high'; write the file anew"):
+        found_in(runs, VERSUS, out=tmp_path)
+
+
+def write_probe(runs, method, change, shared=0.5, std=0.02, batches=16, counts=(400, 100, 30, 8)):
+    lines = ["method,level,measure,class,count,mean,std,batches"]
+    for c, (count, value) in enumerate(zip(counts, change, strict=True)):
+        lines.append(f"{method},parameters,change,{c},{count},{value},{std * value},{batches}")
+        lines += [f"{method},logits,change,{c},{count},9,0,{batches}", f"o,parameters,change,{c},{count},7,0,{batches}"]
+    lines.append(f"{method},parameters,shared,all,538,{shared},0.001,{batches}")
+    (runs / "probe").mkdir(exist_ok=True)
+    (runs / "probe" / "probe.csv").write_text("\n".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("change", "uniform", "head"),
+    [((0.1, 0.1, 0.1, 0.1), "+", "0"), ((0.4, 0.4, 0.1, 0.1), "-", "+"), ((0.1, 0.1, 0.4, 0.4), "-", "-"),
+     ((0.12, 0.12, 0.1, 0.1), "+", "+")],
+)  # fmt: skip
+def test_uniform_and_head_heavy_changes(runs, change, uniform, head):
+    write_probe(runs, "clip 1", change)
+    found = found_in(runs, Probe("clip 1", (-1, 1)), Probe("clip 1", BELOW))
+    assert [each.sign for each in found] == [uniform, head]
+    assert found[0].mean == pytest.approx(math.log2(sum(change[2:]) / sum(change[:2])))
+    assert found_in(runs, Probe("SAM 0.05", (-1, 1))) == []
+
+
+def test_the_interval_of_a_ratio_covers_the_truth(runs):
+    """19 of 20 intervals of noisy per-class means hold the log ratio; here for the halves' true ratio of 2."""
+    rng, truth, held = np.random.default_rng(0), np.array([0.2, 0.2, 0.4, 0.4]), 0
+    for _ in range(200):
+        batches = truth * (1 + 0.3 * rng.normal(size=(16, 4)))
+        rows = [
+            {"method": "m", "level": "parameters", "measure": "change", "class": str(c), "count": str(400 - c),
+             "mean": str(batches[:, c].mean()), "std": str(batches[:, c].std(ddof=1)), "batches": "16"}
+            for c in range(4)
+        ]  # fmt: skip
+        (found,) = evaluation._probe(Probe("m", ABOVE), evaluation.Sources((), {}, [], rows, {}))
+        held += found.low < 1 < found.high
+    assert 180 <= held <= 199
+
+
+def test_commands_are_those_that_a_reader_has(runs, tmp_path):
+    write_probe(runs, "clip 1", (0.1,) * 4)
+    (found,) = found_in(runs, Probe("clip 1", BELOW))
+    assert found.command == "python probe.py WORKDIR"
+    (runs / "probe" / "run.json").write_text(json.dumps({"command": f"python probe.py {runs}/T1/x --at=ce"}))
+    (found,) = found_in(runs, Probe("clip 1", BELOW), out=tmp_path / "out")
+    assert found.command == "python probe.py runs/evidence/T1/x --at=ce"
+    (runs / "probe" / "run.json").write_text("{")
+    with pytest.raises(ValueError, match=r"run\.json: .*; remove it and measure again"):
+        found_in(runs, VERSUS)
+
+
+def test_changes_of_zero_are_no_test(runs):
+    write_probe(runs, "clip 1", (0.0,) * 4)
+    assert found_in(runs, Probe("clip 1", BELOW)) == []
+
+
+@pytest.mark.parametrize(("shared", "sign"), [(1.0, "+"), (0.5, "-")])
+def test_one_vector_for_all_classes(runs, shared, sign):
+    write_probe(runs, "noise 0.003", (0.1,) * 4, shared=shared)
+    (found,) = found_in(runs, Shared("noise 0.003", (0.99, math.inf)))
+    assert (found.mean, found.sign) == (shared, sign)
+
+
+def test_compactness_is_paired_over_seeds(runs):
+    rng = np.random.default_rng(0)
+    for label, spread in (("ce", 1.0), ("lpg", 0.3)):
+        for seed in range(3):
+            labels = np.repeat(np.arange(4), 20)
+            features = 3 * np.eye(4)[labels] + spread * rng.normal(size=(80, 4))
+            home = runs / "T1" / "digits_longtail50" / "final" / label / f"seed={seed}" / label
+            np.savez(home / "features.npz", features=features, labels=labels)
+    (found,) = found_in(runs, Compactness("lpg", "ce", "ratio"), Compactness("lpg", "lpl", "ratio"))
+    assert (found.n, found.sign, found.what) == (3, "+", "lpg − ce, ratio")
+    assert [each.sign for each in found_in(runs, Compactness("ce", "lpg", "ratio"))] == ["-"]
+
+
+# --- the claims
+
+
+def contrasts():
+    return [(claim, test) for claim in CLAIMS for test in claim.tests if isinstance(test, Contrast)]
+
+
+def test_there_are_enough_claims_and_few_without_a_test():
+    assert len(CLAIMS) >= 24
+    assert sum(not claim.tests for claim in CLAIMS) <= 6
+    assert len({claim.text for claim in CLAIMS}) == len(CLAIMS)
+
+
+@pytest.mark.parametrize("kind", entries.ENTRIES)
+def test_every_label_of_a_claim_is_an_entry_of_its_kind(kind):
+    planned = entries.of_kind(kind, {"train.learning_rate": 0.1}, {}).keys() | {"@lpg", "@baseline"}
+    for claim, test in contrasts():
+        if kind in test.kinds:
+            wrong = {term.label for term in test.terms if term.value is None} - planned
+            assert not wrong, (claim.text, wrong)
+
+
+def test_every_study_of_a_claim_is_planned():
+    planned = {study.name: study for of in studies.STUDIES.values() for study in of}
+    for claim, test in contrasts():
+        for term in test.terms:
+            assert term.value is None or term.value in planned[term.label].values, claim.text
+
+
+def test_every_name_of_a_claim_selects_a_scenario():
+    for claim, test in contrasts():
+        for name in test.names:
+            assert any(name in scenario for scenario in scenarios.SCENARIOS), claim.text
+
+
+def test_every_probe_of_a_claim_is_measured():
+    for claim in CLAIMS:
+        for test in claim.tests:
+            assert not isinstance(test, Probe | Shared) or test.method in analysis.NAMES, claim.text
+
+
+# --- the ledger
+
+
+def small(runs, out):
+    made = (
+        Claim("4.3", "LPG beats LA.", (claims.versus("lpg", "la", "longtail"),), "32.0", "LA 44"),
+        Claim("4.4", "LA beats LPG under noise.", (claims.versus("la", "lpg", "noisy"),)),
+        Claim("4.5", "LPG + LPL.", (claims.versus("lpl+lpg", "lpl"),), note="A note."),
+        Claim("4.6", "LPG beats LA under noise.", (claims.versus("lpg", "la", "noisy"),)),
+    )
+    ledger.save(evidence.read(runs), runs, out, made)
+    with (out / "claims.csv").open(newline="", encoding="utf-8") as file:
+        return (out / "claims.md").read_text(encoding="utf-8"), list(csv.DictReader(file))
+
+
+def test_the_ledger_says_what_failed(runs, tmp_path):
+    text, rows = small(runs, tmp_path / "out")
+    assert "**4 claims: 1 supported, 1 contradicted, 1 not supported, 1 untested at this scale.**" in text
+    failed = text.partition("## Claims that failed")[2].partition("## What to use")[0]
+    contradicted, _, rest = failed.partition("Not supported")
+    assert (
+        '- 4. "LPG beats LA under noise." (4.6): 0 for it, 1 against, 0 open; furthest from it: T1 digits_symm'
+        in contradicted
+    )
+    assert '- 1. "LPG beats LA."' in rest
+    assert "- 3. LPG + LPL. A note." in rest.partition("Untested")[2]
+    assert "LA beats LPG under noise" not in failed
+    assert "not adjusted for the number of comparisons" in text.replace("*", "")
+    assert [row["verdict"] for row in rows] == [OPEN, OPEN, SUPPORTED, UNTESTED, CONTRADICTED]
+
+
+def test_every_comparison_has_its_interval_n_and_command(runs, tmp_path):
+    text, rows = small(runs, tmp_path / "out")
+    wanted = stats.ttest_rel(LPG, LA).confidence_interval(0.95)
+    row = rows[0]
+    assert (float(row["low"]), float(row["high"])) == pytest.approx((wanted.low, wanted.high), rel=1e-5)
+    assert (row["n"], row["allowed_above"], row["allowed_below"], row["paper"]) == ("4", "0", "", "32.0")
+    mean, low, high = (
+        f"{100 * v:+.2f}".replace("-", "−") for v in (np.mean(LPG) - np.mean(LA), wanted.low, wanted.high)
+    )
+    assert f"| 4 seeds | {mean} [{low}, {high}] points | > 0 | `-` |" in text
+    assert "`python -m evidence run digits_longtail50 cifar10_longtail100 && python -m lpg_jax.report" in text
+    assert "Paper: 32.0. Published: LA 44." in text
+    assert all(row["command"] for row in rows if row["n"])
+
+
+def test_what_to_use_says_when_lpg_does_not_help(runs, tmp_path):
+    text, _ = small(runs, tmp_path / "out")
+    use = text.partition("## What to use")[2].partition("## Scale")[0]
+    assert "| T1 digits_longtail50 | la | +8.9" not in use
+    assert "| T1 digits_longtail50 | la | +9.25 ± " in use
+    assert "is the best baseline | no | 4 |" in use
+    assert "LPG does not help here: its best form, `lpg-varied`, differs by −" in use
+    wanted = stats.ttest_rel(BETTER, LA).confidence_interval(0.95)
+    gain = f"+{50 * (wanted.low + wanted.high):.2f} ± {50 * (wanted.high - wanted.low):.2f}"
+    assert f"LPG helps: `lpg` differs by {gain} points (n = 4) from the best baseline, `la`." in use

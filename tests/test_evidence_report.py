@@ -1,0 +1,435 @@
+"""Evidence runs reach tables with the intervals of SciPy; damaged ones are named; the best is chosen blindly."""
+
+import csv
+import json
+import math
+import re
+import shlex
+import sys
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lpg_jax import report
+from lpg_jax.report import __main__ as door
+from lpg_jax.report import advice, choice, evidence, evidence_tables, wording
+from lpg_jax.report.evidence import Estimate
+from lpg_jax.report.records import SCORES
+
+SEEDS = (0, 1, 2, 3)
+COUNTS = (400, 100, 30, 8)
+
+
+def write_run(home, method, seed, value, margin=None, counts=COUNTS, per_class=None, **extra):
+    """A work directory of one seed; `value` is its accuracy, or {score: value}."""
+    scores = dict.fromkeys(SCORES, 0.5) | (value if isinstance(value, dict) else dict.fromkeys(SCORES, value))
+    entry = {
+        **scores,
+        "per_class": list(per_class or [0.5] * len(counts)),
+        "ci95": {},
+        "params_sha256": {str(seed): "0"},
+    }
+    summary = {"methods": {method: entry}, "class_counts": list(counts), "noise_rate": 0.0, "steps": 10}
+    summary |= {"seeds": [seed], "wall_time": {"total": 3.0, method: 2.0}, **extra}
+    (home / method).mkdir(parents=True)
+    (home / "summary.json").write_text(json.dumps(summary))
+    line = {"step": 10, "seed": seed} | ({} if margin is None else {"class_margin": margin})
+    if margin is not None:
+        line["class_epsilon"] = [0.1] * len(margin)
+    (home / method / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+
+
+def entry_of(values=(), role="baseline", held_out=None, **extra):
+    """An entry: figures of each seed, and its score on held-out data (None: no trials)."""
+    return {"values": values, "role": role, "held_out": held_out, **extra}
+
+
+def write_scenario(runs, entries, kind="longtail", tier="T1", name="digits_longtail50", studies=None, **extra):
+    """RUNS/TIER/NAME with scenario.json and runs; the margin of an entry goes to all its runs."""
+    home, planned = runs / tier / name, {}
+    for label, given in entries.items():
+        trials = [] if given["held_out"] is None else [
+            {"fields": {}, "mean": given["held_out"] - 0.2, "ci95": 0.01, "n": 3, "chosen": False},
+            {"fields": {}, "mean": given["held_out"], "ci95": 0.02, "n": 3, "chosen": True},
+        ]  # fmt: skip
+        method = given.get("method", label)
+        planned[label] = {
+            "title": f"title of {label}", "role": given["role"], "method": method, "fields": given.get("fields", {}),
+            "inherits": [], "knows": given.get("knows", ""), "trials": trials, "errors": given.get("errors", {}),
+        }  # fmt: skip
+        for seed, value in zip(SEEDS, given["values"], strict=False):
+            per_class = given["per_class"][seed] if "per_class" in given else None
+            at = home / "final" / label / f"seed={seed}"
+            write_run(at, method, seed, value, given.get("margin"), per_class=per_class)
+    for study, (label, field, results) in (studies or {}).items():
+        for value, by_seed in results.items():
+            for seed, accuracy in enumerate(by_seed):
+                write_run(
+                    home / "study" / study / f"{field}={value},seed={seed}", planned[label]["method"], seed, accuracy
+                )
+    plan = {
+        "tier": tier, "scenario": name, "kind": kind, "title": "a title", "scale": "a scale", "data": "digits",
+        "config": "configs/heads.py:digits,longtail50", "base": {"train.learning_rate": 0.2}, "seeds": list(SEEDS),
+        "entries": planned,
+        "studies": {key: {"label": label, "field": field, "values": list(results), "title": key}
+                    for key, (label, field, results) in (studies or {}).items()},
+        "command": "python -m evidence run T1 --workdir=/somebody/runs --only=ce", "versions": {"jax": "0.10.2"},
+        "git_revision": "abc", "machine": "a machine", **extra,
+    }  # fmt: skip
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "scenario.json").write_text(json.dumps(plan))
+    return home
+
+
+CE, LA, LPG = (0.70, 0.72, 0.69, 0.73), (0.80, 0.79, 0.82, 0.80), (0.75, 0.74, 0.73, 0.77)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """la is the best baseline by held-out scores; cb is better on the test part, oracle is told more."""
+    entries = {
+        "random-lpg": entry_of((0.71,) * 4, "control", margin=[0.2, -0.2, 0.2, -0.2]),
+        "lpg": entry_of(
+            LPG, "lpg", 0.74, margin=[-0.3, 0.0, 0.1, 0.3], fields={"lpg.epsilon": 0.1, "lpg.split": "frequency"}
+        ),
+        "ce": entry_of(CE, held_out=0.70),
+        "la": entry_of(LA, held_out=0.79),
+        "cb": entry_of((0.85, 0.86, 0.84, 0.85), held_out=0.78),
+        "oracle": entry_of((0.9,) * 4, held_out=0.9, knows="the noise rate"),
+        "empty": entry_of((), held_out=0.99),
+    }
+    write_scenario(tmp_path / "runs", entries)
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def scenario(runs):
+    return evidence.read(runs)[0]
+
+
+# --- reading and intervals
+
+
+def test_estimates_are_those_of_scipy(scenario):
+    found = evidence.estimate(scenario.results["ce"], "balanced")
+    wanted = stats.ttest_1samp(CE, 0).confidence_interval(0.95)
+    assert (found.mean, found.low, found.high, found.n) == pytest.approx((np.mean(CE), wanted.low, wanted.high, 4))
+
+
+def test_differences_are_paired(scenario):
+    found = evidence.difference(scenario.results["lpg"], scenario.results["ce"], "overall")
+    wanted = stats.ttest_rel(LPG, CE).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
+    unpaired = stats.ttest_ind(LPG, CE).confidence_interval(0.95)
+    assert found.high != pytest.approx(unpaired.high)
+
+
+def test_only_common_seeds_are_paired(scenario):
+    later = {seed: scenario.results["lpg"][seed] for seed in (1, 3)}
+    found = evidence.difference(later, scenario.results["ce"], "overall")
+    assert found.n == 2
+    assert found.mean == pytest.approx(np.mean([0.74 - 0.72, 0.77 - 0.73]))
+    assert math.isnan(evidence.difference(later, {}, "overall").mean)
+
+
+def test_one_run_has_no_interval_and_no_run_no_mean():
+    assert math.isnan(evidence.interval([0.5]).half)
+    assert evidence.interval([]).n == 0
+
+
+def test_amplified_and_dampened_classes_come_from_the_margins_of_the_lpg_run(tmp_path):
+    lpg = [[0.9, 0.1, 0.6, 0.2], [0.8, 0.3, 0.5, 0.4]]
+    plain = [[0.7, 0.2, 0.5, 0.6], [0.9, 0.1, 0.4, 0.4]]
+    entries = {
+        "ce": entry_of((0.5, 0.5), per_class=plain),
+        "lpg": entry_of((0.5, 0.5), "lpg", per_class=lpg, margin=[0.1, -0.1, 0.2, 0.0]),
+    }
+    write_scenario(tmp_path, entries)
+    results = evidence.read(tmp_path)[0].results
+    amplified = [(0.9 + 0.6 - 0.7 - 0.5) / 2, (0.8 + 0.5 - 0.9 - 0.4) / 2]
+    found = evidence.difference(results["lpg"], results["ce"], "amplified")
+    assert found.mean == pytest.approx(np.mean(amplified))
+    assert evidence.difference(results["ce"], results["lpg"], "amplified").mean == pytest.approx(-np.mean(amplified))
+    assert evidence.difference(results["lpg"], results["ce"], "dampened").mean == pytest.approx((-0.1 + 0.2) / 2)
+    with pytest.raises(ValueError, match=r"metric='amplified': needs results of an LPG method"):
+        evidence.estimate(results["ce"], "amplified")
+
+
+def test_seeds_without_an_amplified_class_do_not_count(tmp_path):
+    write_scenario(tmp_path, {"lpg": entry_of((0.5,) * 4, "lpg", margin=[0.0, -0.1, 0.0, 0.0])})
+    results = evidence.read(tmp_path)[0].results["lpg"]
+    assert evidence.estimate(results, "amplified").n == 0
+    assert evidence.estimate(results, "dampened").n == 4
+
+
+def test_a_score_that_is_not_a_number_is_not_left_out(tmp_path):
+    write_scenario(tmp_path, {"ce": entry_of(({"nll": math.nan}, {"nll": 0.3}))})
+    found = evidence.estimate(evidence.read(tmp_path)[0].results["ce"], "nll")
+    assert math.isnan(found.mean)
+    assert found.n == 2
+
+
+def test_unknown_metric(scenario):
+    with pytest.raises(ValueError, match=r"metric='acuracy': must be one of overall, balanced"):
+        evidence.estimate(scenario.results["ce"], "acuracy")
+
+
+def test_what_is_there_is_read_and_unfinished_runs_are_left_out(runs):
+    (runs / "T1" / "digits_longtail50" / "final" / "ce" / "seed=1" / "summary.json").unlink()
+    found = evidence.read(runs)[0]
+    assert sorted(found.results["ce"]) == [0, 2, 3]
+    assert found.results["empty"] == {}
+    assert found.results["lpg"][0].margin.tolist() == [-0.3, 0.0, 0.1, 0.3]
+    assert found.results["ce"][0].margin is None
+    assert found.results["ce"][0].seconds == 2.0
+    assert found.entries["la"].selection == 0.79
+    assert math.isnan(found.entries["random-lpg"].selection)
+    assert evidence.difference(found.results["la"], found.results["ce"], "overall").n == 3
+
+
+def test_studies_are_read_by_value(tmp_path):
+    values = {0.1: (0.7, 0.8), 2.0: (0.5, 0.6), 3: ()}
+    write_scenario(tmp_path, {"lpg": entry_of((), "lpg")}, studies={"epsilon": ("lpg", "lpg.epsilon", values)})
+    study = evidence.read(tmp_path)[0].studies["epsilon"]
+    assert (study.label, study.field, study.values) == ("lpg", "lpg.epsilon", (0.1, 2.0, 3))
+    assert [evidence.estimate(study.results[value], "overall").n for value in study.values] == [2, 2, 0]
+    assert evidence.estimate(study.results[2.0], "overall").mean == pytest.approx(0.55)
+
+
+def edit(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("scenario.json", "{", r"scenario\.json: not JSON .*; start `python -m evidence`"),
+        ("scenario.json", "[]", r"scenario\.json: \[\]: must be an object"),
+        ("scenario.json", lambda c: c.pop("kind"), r"scenario\.json: kind is missing; start `python -m evidence`"),
+        ("scenario.json", lambda c: c.update(kind="odd"), r"kind='odd': must be one of balanced, longtail, noisy"),
+        ("scenario.json", lambda c: c["entries"]["ce"].update(role="odd"), r"entries\.ce: role='odd': must be one of"),
+        ("scenario.json", lambda c: c["entries"]["ce"].pop("fields"), r"entries\.ce: fields is missing"),
+        ("scenario.json", lambda c: c["entries"].update(ce=3), r"entries\.ce: role is missing"),
+        ("scenario.json", lambda c: c["entries"]["la"]["trials"][0].update(chosen=True), r"exactly one must be chosen"),
+        ("scenario.json", lambda c: c["entries"]["la"]["trials"][0].update(mean="high"), r"mean='high': must be of"),
+        ("scenario.json", lambda c: c.update(studies={"e": {"label": "x", "field": "f", "values": []}}), r"label='x'"),
+        ("final/ce/seed=1/summary.json", "{", r"seed=1.summary\.json, line 1: not JSON"),
+        ("final/ce/seed=1/summary.json", lambda c: c.update(seeds=[7]), r"has method ce and seeds \[7\]: must"),
+        ("final/ce/seed=1/summary.json", lambda c: c["methods"].update(la=c["methods"]["ce"]), r"has method ce, la"),
+        ("final/ce/seed=1/summary.json", lambda c: c["methods"]["ce"].update(overall=1.7), r"overall=1\.7: must lie"),
+        ("final/ce/seed=1/ce/metrics.jsonl", "", r"metrics\.jsonl: missing or empty; remove this directory"),
+        ("final/ce/seed=1/ce/metrics.jsonl", "{", r"metrics\.jsonl, last line: damaged .*; remove this directory"),
+        ("final/lpg/seed=1/lpg/metrics.jsonl", '{"class_margin": [0.1]}', r"class_margin of shape \(1,\): must be"),
+    ],
+)  # fmt: skip
+def test_damaged_files_are_named(runs, file, change, message):
+    path = runs / "T1" / "digits_longtail50" / file
+    path.write_text(change) if isinstance(change, str) else edit(path, change)
+    with pytest.raises(ValueError, match=message) as caught:
+        evidence.read(runs)
+    assert str(path) in str(caught.value)
+
+
+def test_a_directory_without_scenarios(tmp_path):
+    with pytest.raises(ValueError, match=r"no TIER/SCENARIO/scenario\.json in it; give the directory"):
+        evidence.read(tmp_path)
+
+
+# --- choices
+
+
+def test_the_best_is_chosen_by_held_out_scores_among_those_told_no_more_and_run(scenario):
+    assert choice.best_baseline(scenario) == "la"
+    assert choice.best_with_lpg(scenario) == "lpg"
+    assert choice.resolve(scenario, "@lpg") == "lpg"
+    assert choice.resolve(scenario, "empty") is None
+    assert choice.resolve(scenario, "nowhere") is None
+
+
+def test_reversed_signs_are_lpg_and_other_controls_are_not(tmp_path):
+    given = {
+        "lpg": entry_of(LPG, "lpg", 0.7),
+        "lpg-opposite": entry_of(LPG, "control", 0.8, fields={"lpg.opposite": True}),
+        "ce-lr": entry_of(CE, "control", 0.9),
+    }
+    write_scenario(tmp_path, given)
+    found = evidence.read(tmp_path)[0]
+    assert choice.best_with_lpg(found) == "lpg-opposite"
+    assert choice.best_baseline(found) is None
+    assert "| ce-lr | – | – (none) | no, a control | 0 |" in "\n".join(advice.section([found]))
+
+
+def test_the_selection_score_is_that_of_the_chosen_trial():
+    trials = tuple(evidence.Trial({}, mean, 0.01, 3, chosen) for mean, chosen in ((0.9, False), (0.7, True)))
+    assert evidence.Entry("a", "a", "lpg", "lpg", {}, trials, "", ()).selection == 0.7
+
+
+def gap(mean, half):
+    return Estimate(mean, half, 10)
+
+
+@pytest.mark.parametrize(
+    ("mean", "rate", "text"),
+    [
+        (0.02, 0.02, "LPG helps: `lpg` (lpg.epsilon=0.1, lpg.split=frequency) differs by +2.00 ± 1.00 points (n = 10)"),
+        (0.02, math.nan, "LPG helps"),
+        (0.02, 0.005, "LPG does not help here beyond another learning rate"),
+        (0.02, -0.02, "but by −2.00 ± 1.00 points (n = 10) from ce at another learning rate (`ce-lr`)."),
+        (-0.02, 0.02, "from the best baseline, `la`, which is better"),
+        (0.005, 0.02, "LPG does not help here: its best form"),
+        (0.005, -0.02, "an interval that covers zero"),
+    ],
+)
+def test_advice_follows_the_intervals(scenario, mean, rate, text):
+    found = advice.advise(scenario)._replace(lpg_over_baseline=gap(mean, 0.01), lpg_over_rate=gap(rate, 0.01))
+    assert text in advice.sentence(found)
+    assert found.helps == ("LPG helps" in advice.sentence(found))
+
+
+def test_advice_of_few_runs(tmp_path):
+    write_scenario(tmp_path, {"ce": entry_of((0.5,), held_out=0.5)})
+    assert advice.sentence(advice.advise(evidence.read(tmp_path)[0])) == "Too few runs to say anything."
+
+
+# --- words
+
+
+@pytest.mark.parametrize(
+    ("value", "sign", "text"),
+    [(-0.04, False, "0.0"), (-0.04, True, "+0.0"), (1.26, True, "+1.3"), (-1.26, False, "−1.3"), (1.26, False, "1.3")],
+)
+def test_numbers_have_fixed_digits_and_no_negative_zero(value, sign, text):
+    assert wording.number(value, 1, sign) == text
+
+
+def test_the_command_of_a_row_is_that_of_its_run(scenario):
+    from lpg_jax.training import commandline
+
+    command = shlex.split(wording.run_command(scenario, "lpg", 3))
+    assert command[:2] == ["python", "launch.py"]
+    config = commandline.parse(command[1:]).config
+    assert (config.method, config.seed, config.num_seeds) == ("lpg", 3, 1)
+    assert (config.lpg.epsilon, config.lpg.split, config.train.learning_rate) == (0.1, "frequency", 0.2)
+    assert config.data.imbalance == 50.0
+
+
+# --- tables
+
+
+def read_csv(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_tables_hold_the_figures_in_the_order_of_the_roles(scenario, tmp_path):
+    paths = evidence_tables.save([scenario], tmp_path / "out")
+    rows = {row["label"]: row for row in read_csv(tmp_path / "out" / "tables" / "T1-digits_longtail50.csv")}
+    assert list(rows) == ["ce", "la", "cb", "oracle", "lpg", "random-lpg"]
+    wanted = stats.ttest_rel(LPG, LA)
+    row, half = rows["lpg"], (wanted.confidence_interval(0.95).high - wanted.confidence_interval(0.95).low) / 2
+    assert float(row["minus_best_baseline"]) == pytest.approx(np.mean(LPG) - np.mean(LA), abs=1e-6)
+    assert float(row["minus_best_baseline ci95"]) == pytest.approx(half, abs=1e-6)
+    assert (row["best_baseline"], row["n"], row["seeds"], row["machine"]) == ("la", "4", "0-3", "a machine")
+    assert row["command"] == wording.run_command(scenario, "lpg", 0)
+    assert {path.name for path in paths} == {f"T1-digits_longtail50.{s}" for s in ("md", "csv", "tex")} | {
+        "runs.csv",
+        "evidence.json",
+    }
+
+
+def test_markdown_says_what_a_reader_must_know(scenario):
+    text = evidence_tables.markdown(scenario, evidence_tables.rows(scenario))
+    half = 100 * stats.t.ppf(0.975, 3) * np.std(LPG, ddof=1) / 2
+    parts = (
+        f"| lpg | lpg | {100 * np.mean(LPG):.1f} ± {half:.1f} |",
+        "− la",
+        "best baseline: la",
+        "not by test figures",
+        "n = 4 seeds (0-3)",
+        "python -m evidence run T1 --only=ce\n",
+        "revision abc; a machine; jax 0.10.2",
+        "538 training examples",
+        "the noise rate",
+        "79.0 ± 2.0 (n = 3)",
+        "lpg.epsilon=0.1, lpg.split=frequency",
+    )
+    for part in parts:
+        assert part in text, part
+    assert "/somebody" not in text
+
+
+def test_failed_runs_are_named(tmp_path):
+    write_scenario(tmp_path, {"ce": entry_of(CE, errors={"2": "the loss is nan"})})
+    found = evidence.read(tmp_path)[0]
+    assert "a run that failed, and is in no figure: ce, seed 2: the loss is nan" in evidence_tables.markdown(
+        found, evidence_tables.rows(found)
+    )
+
+
+def test_scores_of_the_training_set_under_noise_and_of_groups_under_a_long_tail(tmp_path):
+    scores = {"overall": 0.6, "train_memorised": 0.3, "train_recovered": 0.4}
+    write_scenario(tmp_path, {"ce": entry_of((scores,) * 2)}, "noisy", name="digits_symmetric40")
+    write_scenario(tmp_path, {"ce": entry_of(CE)})
+    longtail, noisy = evidence.read(tmp_path)
+    assert evidence_tables.shown_scores(longtail) == ["balanced", "overall", "head", "tail", "nll", "ece"]
+    assert evidence_tables.shown_scores(noisy) == ["overall", "train_memorised", "train_recovered", "nll", "ece"]
+
+
+def test_latex_is_a_plain_tabular(scenario):
+    text = evidence_tables.latex(scenario, evidence_tables.rows(scenario))
+    body = [line for line in text.splitlines() if not line.startswith("%")]
+    columns = re.fullmatch(r"\\begin\{tabular\}\{([lr]+)\}", body[0])[1]
+    rows = [line for line in body if line.endswith(r"\\")]
+    assert len(rows) == 7
+    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(columns) - 1}
+    assert not set("±−–_") & set("".join(body).replace(r"\_", ""))
+    assert body[-1] == r"\end{tabular}"
+
+
+@pytest.mark.parametrize(
+    ("text", "latex"),
+    [
+        ("a_b & 50 %", r"a\_b \& 50 \%"),
+        ("−1.0 ± 2", r"$-$1.0 $\pm$ 2"),
+        ("{$#}", r"\{\$\#\}"),
+        ("\\", r"\textbackslash{}"),
+    ],
+)
+def test_latex_is_escaped(text, latex):
+    assert evidence_tables.escape(text) == latex
+
+
+def test_published_figures_stand_beside_ours(tmp_path):
+    write_scenario(tmp_path, {"ce": entry_of(CE), "la": entry_of(LA)}, tier="T2", name="cifar100_longtail100")
+    found = evidence.read(tmp_path)[0]
+    text = evidence_tables.markdown(found, evidence_tables.rows(found))
+    assert "38.3-39.9" in text
+    assert "to be read for orientation" in text
+
+
+# --- the door
+
+
+def test_the_same_runs_give_the_same_files(runs, tmp_path, monkeypatch, capsys):
+    first = report.evidence_report(runs, tmp_path / "one")
+    monkeypatch.setattr(sys, "argv", ["report", str(runs), "--out", str(tmp_path / "two")])
+    door.main()
+    assert capsys.readouterr().out.split() == [str(tmp_path / "two" / p.relative_to(tmp_path / "one")) for p in first]
+    assert {"claims.md", "claims.csv", "runs.csv", "evidence.json"} <= {path.name for path in first}
+    for path in first:
+        content = path.read_bytes()
+        assert content == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes(), path
+        assert str(tmp_path).encode() not in content
+        assert b"/somebody" not in content
+
+
+def test_the_door_takes_one_directory_of_runs(runs, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        door.main([str(runs), str(runs), "--out", str(tmp_path)])
+    assert "--out with 2 directories: give one" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        door.main([str(tmp_path / "nothing"), "--out", str(tmp_path)])
+    assert caught.value.code == 2
