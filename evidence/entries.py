@@ -98,6 +98,14 @@ def _lpg(split: str, text: str, scale: Fields, held_out: Fields) -> list[Entry]:
             EPSILONS,
             fixed | {"lpg.direction": "class_scale"},
         ),
+        Entry(
+            "lpg-scale-varied",
+            f"LPG by {text}, class scale, varied bound",
+            LPG,
+            "lpg",
+            SLOPES,
+            fixed | {"lpg.direction": "class_scale"},
+        ),
         Entry("lpg-pgd", f"LPG-PGD by {text}, head metric, T = 3", LPG, "lpg", EPSILONS, pgd),
         Entry(
             "sample-lpg",
@@ -173,6 +181,7 @@ def _also(split: str, text: str, *labels: str) -> list[Entry]:
 def longtail(held_out: Fields) -> list[Entry]:
     """Of long tails; LPG splits by frequency at the geometric middle, the paper's median."""
     tau = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+    rare = tuple({"lpg.threshold": at} | trial for at in (0.15, 0.3) for trial in one("lpg.epsilon", 0.05, 0.1, 0.2))
     scales = one("losses.ldam.scale", 5.0, 10.0, 15.0, 20.0, 30.0, 40.0)
     lpl, fixed = _lpl("longtail", 20), {"lpg.split": "frequency", "lpg.threshold": 0.5}
     la = Entry("la", "logit adjustment", BASELINE, "la", one("losses.la.tau", *tau))
@@ -206,6 +215,7 @@ def longtail(held_out: Fields) -> list[Entry]:
         ),
         lpl,
         *_lpg("frequency", "frequency", {"lpg.threshold": 0.5}, held_out),
+        Entry("lpg-rare", "LPG by frequency, threshold below the middle", LPG, "lpg", rare, {"lpg.split": "frequency"}),
         *_also("accuracy", "accuracy", "lpg-accuracy"),
         *_also("gradient_variance", "gradient variance", "lpg-variance"),
         *_with_lpg((la, lpl, sam), fixed),

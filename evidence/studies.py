@@ -23,15 +23,16 @@ class Study(NamedTuple):
 EPSILON = Study("epsilon", "lpg", "lpg.epsilon", (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0), "bound eps")
 SHARES = Study("threshold", "lpg", "lpg.threshold", (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), "threshold tau")
 STEPS = Study("pgd_steps", "lpg-pgd", "lpg.pgd_steps", (1, 2, 3, 5, 10), "PGD steps T")
+COURSE = Study("course", "lpg", "evaluate.every_epochs", (1,), "margins and bounds over time")
 
 STUDIES = {
-    "digits_longtail50": (EPSILON, SHARES, STEPS),
-    "digits_balanced": (EPSILON, SHARES),
-    "digits_symmetric40": (EPSILON,),
-    "cifar10_longtail100": (EPSILON, SHARES, STEPS),
+    "digits_longtail50": (EPSILON, SHARES, STEPS, COURSE),
+    "digits_balanced": (EPSILON, SHARES, COURSE),
+    "digits_symmetric40": (EPSILON, COURSE),
+    "cifar10_longtail100": (EPSILON, SHARES, STEPS, COURSE),
     "cifar100_longtail100": (EPSILON, SHARES, STEPS),
-    "cifar10_balanced": (EPSILON, SHARES),
-    "cifar10_symmetric50": (EPSILON,),
+    "cifar10_balanced": (EPSILON, SHARES, COURSE),
+    "cifar10_symmetric50": (EPSILON, COURSE),
 }
 
 

@@ -95,8 +95,9 @@ def compiled(tx):
 
 
 def update(tx, d, state, rows=None, **more):
+    """One program for batches with a mask and without; `mask=None` compiles another one, that leaves it out."""
     rows = gradient_rows(d) if rows is None else rows
-    return compiled(tx)(rows, state, keywords(d, **more))
+    return compiled(tx)(rows, state, keywords(d, **{"mask": jnp.ones(rows.shape[:-1], bool), **more}))
 
 
 def warm(tx, steps=3, classes=CLASSES, absent=ABSENT):
@@ -129,8 +130,9 @@ def equal(left, right):
 
 def identity_at_zero_epsilon(make):
     """eps = 0: bit-identical to the plain gradient."""
-    tx, d = make(0.0), draw()
-    equal(update(tx, d, warm(tx))[0], gradient_rows(d))
+    d, state = draw(), warm(make(0.3))
+    assert np.any(np.asarray(state.class_margin))
+    equal(update(make(0.0), d, state, mask=None)[0], gradient_rows(d))
 
 
 def acts(make):
@@ -234,7 +236,7 @@ def masked_rows_do_not_matter(make):
     assert np.all(np.asarray(edited)[~np.asarray(mask)] == 0)
     keep = np.asarray(mask)
     short = Draw(d.logits[keep], d.labels[keep], d.features[keep], d.head_kernel)
-    edited_short, new_short = update(tx, short, state)
+    edited_short, new_short = update(tx, short, state, mask=None)
     np.testing.assert_allclose(edited[keep], edited_short, atol=2e-6)
     chex.assert_trees_all_close(new, new_short, atol=1e-6)
 
@@ -248,7 +250,8 @@ def strange_rows_pass(make):
     edited, new = update(tx, d, state, rows, labels=labels)
     equal(edited[:5], rows[:5])
     keep = np.arange(5, BATCH)
-    _, new_short = update(tx, Draw(d.logits[keep], d.labels[keep], d.features[keep], d.head_kernel), state)
+    short = Draw(d.logits[keep], d.labels[keep], d.features[keep], d.head_kernel)
+    _, new_short = update(tx, short, state, mask=None)
     chex.assert_trees_all_close(new, new_short, atol=1e-6)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(new))
 
@@ -276,60 +279,66 @@ def leading_axes_are_batch(make):
     chex.assert_trees_all_close(new, flat[1], atol=1e-6)
 
 
-def reduction_does_not_matter(make):
-    """The parameter gradient of sum / B is that of the sum, over B; the state is the same (reading 1)."""
-    tx, d = make(0.3), draw(13)
-    state = warm(tx)
+def forward(params, d):
+    """Logits of a network of two layers; `shift` [B, C] gets the rows as they are for its gradient."""
+    return jnp.tanh(d.features @ params["hidden"]) @ params["head"] + params["shift"]
+
+
+def make_params():
+    rng = np.random.default_rng(2)
+    shapes = {"hidden": (FEATURES, 4), "head": (4, CLASSES), "shift": (BATCH, CLASSES)}
+    return {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+
+
+@functools.cache
+def rule(tx):
+    """((weighted sum of losses, new state), gradient by the parameters) through `perturbed`."""
     loss_fn = lpg_jax.perturbed(lpg_jax.losses.cross_entropy, tx)
 
-    def reduced(kernel, scale):
-        losses, new = loss_fn(d.features @ kernel, d.labels, state, features=d.features, head_kernel=kernel)
-        return jnp.sum(losses) * scale, new
+    def total(params, d, state, weights, mask):
+        extra = {"features": d.features, "head_kernel": d.head_kernel, "mask": mask}
+        losses, new = loss_fn(forward(params, d), d.labels, state, **extra)
+        return weights @ losses, new
 
-    gradient, new = jax.jit(jax.grad(reduced, has_aux=True))(d.head_kernel, 1.0)
-    scaled, new_scaled = jax.jit(jax.grad(reduced, has_aux=True))(d.head_kernel, 1 / 64)
-    equal(gradient, scaled * 64)
+    return jax.jit(jax.value_and_grad(total, has_aux=True))
+
+
+EVERYONE = np.ones(BATCH, bool)
+
+
+def reduction_does_not_matter(make):
+    """The parameter gradient of sum / B is that of the sum, over B; the state is the same (reading 1)."""
+    tx, d, ones = make(0.3), draw(13), jnp.ones(BATCH)
+    state = warm(tx)
+    (_, new), gradient = rule(tx)(make_params(), d, state, ones, EVERYONE)
+    (_, new_scaled), scaled = rule(tx)(make_params(), d, state, ones / 64, EVERYONE)
+    equal(gradient, jax.tree.map(lambda leaf: leaf * 64, scaled))
     equal(new, new_scaled)
 
 
 def surrogate_gradient(make):
     """The parameter gradient is that of l_i + stop_gradient(h~_i - h_i) . z_i, and of an explicit two-stage vjp, for
     random cotangents; the value is the plain loss."""
-    tx, d = make(0.3), draw(14)
+    tx, d, params = make(0.3), draw(14), make_params()
     state, weights = warm(tx), jnp.asarray(np.random.default_rng(1).normal(size=BATCH), jnp.float32)
-    extra = {"features": d.features, "head_kernel": d.head_kernel}
-    loss_fn = lpg_jax.perturbed(lpg_jax.losses.cross_entropy, tx)
-
-    def forward(params):
-        return jnp.tanh(d.features @ params["hidden"]) @ params["head"]
-
-    def by_rule(params):
-        losses, _ = loss_fn(forward(params), d.labels, state, **extra)
-        return weights @ losses
+    logits, pull = jax.vjp(lambda p: forward(p, d), params)
+    seen = d._replace(logits=logits)
+    rows = gradient_rows(seen)
+    edited, expected = update(tx, seen, state, rows)
 
     def by_surrogate(params):
-        logits = forward(params)
-        rows = gradient_rows(d._replace(logits=logits))
-        edited, _ = tx.update(rows, state, None, labels=d.labels, logits=logits, **extra)
-        twist = jnp.sum(jax.lax.stop_gradient(edited - rows) * logits, axis=-1)
+        logits = forward(params, d)
+        twist = jnp.sum((edited - rows) * logits, axis=-1)
         losses = lpg_jax.losses.cross_entropy(logits, d.labels) + twist - jax.lax.stop_gradient(twist)
         return weights @ losses
 
-    def by_two_stages(params):
-        logits, pull = jax.vjp(forward, params)
-        rows = gradient_rows(d._replace(logits=logits))
-        edited, _ = tx.update(rows, state, None, labels=d.labels, logits=logits, **extra)
-        return pull(weights[:, None] * edited)[0]
-
-    rng = np.random.default_rng(2)
-    params = {"hidden": jnp.asarray(rng.normal(size=(FEATURES, 4)), jnp.float32),
-              "head": jnp.asarray(rng.normal(size=(4, CLASSES)), jnp.float32)}  # fmt: skip
-    value, gradient = jax.jit(jax.value_and_grad(by_rule))(params)
-    surrogate_value, surrogate = jax.jit(jax.value_and_grad(by_surrogate))(params)
+    (value, new), gradient = rule(tx)(params, d, state, weights, EVERYONE)
+    surrogate_value, surrogate = jax.value_and_grad(by_surrogate)(params)
     np.testing.assert_allclose(value, surrogate_value, rtol=1e-6)
     chex.assert_trees_all_close(gradient, surrogate, atol=1e-5)
-    chex.assert_trees_all_close(gradient, jax.jit(by_two_stages)(params), atol=1e-5)
-    plain = weights @ lpg_jax.losses.cross_entropy(forward(params), d.labels)
+    chex.assert_trees_all_close(gradient, pull(weights[:, None] * edited)[0], atol=1e-5)
+    chex.assert_trees_all_close(new, expected, atol=1e-6)
+    plain = weights @ lpg_jax.losses.cross_entropy(logits, d.labels)
     np.testing.assert_allclose(value, plain, rtol=1e-6)
 
 
@@ -342,26 +351,20 @@ def keeps_zero_sum(make):
 
 def tap_agrees(make):
     """`tap` equals `perturbed` to rounding for cross-entropy: value, gradient and committed state."""
-    tx, d = make(0.3), draw(16)
+    tx, d, params = make(0.3), draw(16), make_params()
     state, extra = warm(tx), {"features": d.features, "head_kernel": d.head_kernel}
-    mask = jnp.arange(BATCH) % 5 > 0
-    number = float(mask.sum())
-    loss_fn, tapped = lpg_jax.perturbed(lpg_jax.losses.cross_entropy, tx), lpg_jax.tap(tx, "mean")
+    mask = np.arange(BATCH) % 5 > 0
+    number, tapped = float(mask.sum()), lpg_jax.tap(tx, "mean")
 
-    @jax.jit
-    def by_perturbed(logits):
-        losses, new = loss_fn(logits, d.labels, state, mask=mask, **extra)
-        return losses.sum() / number, new
-
-    def by_tap(logits, sink):
-        logits = tapped(logits, d.labels, state, sink, mask=mask, **extra)
+    def by_tap(params, sink):
+        logits = tapped(forward(params, d), d.labels, state, sink, mask=mask, **extra)
         return jnp.sum(jnp.where(mask, lpg_jax.losses.cross_entropy(logits, d.labels), 0)) / number
 
-    (value, new), gradient = jax.value_and_grad(by_perturbed, has_aux=True)(d.logits)
+    (value, new), gradient = rule(tx)(params, d, state, jnp.ones(BATCH) / number, mask)
     sink = lpg_jax.zero_sums(state)
-    tap_value, (tap_gradient, sums) = jax.jit(jax.value_and_grad(by_tap, argnums=(0, 1)))(d.logits, sink)
+    tap_value, (tap_gradient, sums) = jax.jit(jax.value_and_grad(by_tap, argnums=(0, 1)))(params, sink)
     np.testing.assert_allclose(value, tap_value, rtol=1e-6)
-    np.testing.assert_allclose(gradient, tap_gradient, atol=1e-6)
+    chex.assert_trees_all_close(gradient, tap_gradient, atol=1e-6)
     chex.assert_trees_all_close(lpg_jax.commit(tx, state, sums), new, atol=1e-6)
 
 
@@ -381,41 +384,43 @@ def class_permutation(make_permuted):
 
 
 def composes(make):
-    """chain, named_chain, jit, vmap over seeds, scan, remat and donation give the same as a plain loop."""
-    tx = optax.chain(make(0.3), optax.scale(0.5))
-    named = optax.named_chain(("lpg", make(0.3)), ("half", optax.scale(0.5)))
+    """chain under scan, remat and donation, and named_chain under vmap over seeds, give the same as a plain loop."""
+    tx, half = make(0.3), optax.scale(0.5)
+    chained, named = optax.chain(tx, half), optax.named_chain(("lpg", tx), ("half", half))
     draws = [draw(seed) for seed in range(20, 23)]
-    state, named_state = tx.init(jnp.zeros(CLASSES)), named.init(jnp.zeros(CLASSES))
-    scanned_state = tx.init(jnp.zeros(CLASSES))
-    rows = []
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *draws)
+    rows, states = [], [tx.init(jnp.zeros(CLASSES))]
     for d in draws:
-        edited, state = update(tx, d, state)
-        edited_named, named_state = update(named, d, named_state)
-        np.testing.assert_allclose(edited, edited_named, atol=1e-6)
-        rows.append(edited)
-    for field in ("class_margin", "class_epsilon", "class_accuracy", "class_grad_variance"):
-        found = optax.tree_utils.tree_get(state, field)
-        equal(found, optax.tree_utils.tree_get(named_state, field))
-        assert found.shape == (CLASSES,)
+        edited, state = update(tx, d, states[-1])
+        rows.append(edited / 2)
+        states.append(state)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def scan(state, stacked):
         def body(state, d):
-            edited, state = jax.checkpoint(lambda s, d: tx.update(gradient_rows(d), s, None, **keywords(d)))(state, d)
+            edit = jax.checkpoint(lambda s, d: chained.update(gradient_rows(d), s, None, **keywords(d)))
+            edited, state = edit(state, d)
             return state, edited
 
         return jax.lax.scan(body, state, stacked)
 
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *draws)
-    scanned_state, scanned = scan(scanned_state, stacked)
-    chex.assert_trees_all_close(scanned_state, state, atol=1e-6)
+    state, scanned = scan(chained.init(jnp.zeros(CLASSES)), stacked)
+    chex.assert_trees_all_close(state[0], states[-1], atol=1e-6)
     np.testing.assert_allclose(scanned, jnp.stack(rows), atol=1e-6)
-    seeds = jax.tree.map(lambda *leaves: jnp.stack(leaves), tx.init(jnp.zeros(CLASSES)), state)
+
+    fresh = named.init(jnp.zeros(CLASSES))
+    seeds = jax.tree.map(lambda *leaves: jnp.stack(leaves), fresh, type(fresh)(fresh, lpg=states[1]))
     pair = jax.tree.map(lambda leaf: leaf[:2], stacked)
-    mapped, new = jax.jit(jax.vmap(lambda s, d: tx.update(gradient_rows(d), s, None, **keywords(d))))(seeds, pair)
-    np.testing.assert_allclose(mapped[0], rows[0], atol=1e-6)
-    alone, alone_new = update(tx, draws[1], state)
-    chex.assert_trees_all_close((mapped[1], jax.tree.map(lambda leaf: leaf[1], new)), (alone, alone_new), atol=1e-6)
+    mapped, new = jax.jit(jax.vmap(lambda s, d: named.update(gradient_rows(d), s, None, **keywords(d))))(seeds, pair)
+    np.testing.assert_allclose(mapped, jnp.stack(rows[:2]), atol=1e-6)
+    expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states[1:3])
+    chex.assert_trees_all_close(new["lpg"], expected, atol=1e-6)
+
+    for field in ("class_margin", "class_epsilon", "class_accuracy", "class_grad_variance"):
+        for composed, plain in ((state, states[-1]), (new, expected)):
+            found = optax.tree_utils.tree_get(composed, field)
+            np.testing.assert_allclose(found, getattr(plain, field, None) if hasattr(plain, field)
+                                       else getattr(plain.stats, field), atol=1e-6)  # fmt: skip
 
 
 GENERAL_LAWS = (

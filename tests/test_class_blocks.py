@@ -67,7 +67,8 @@ def test_small_rows_keep_their_bound(direction, size):
     for dense_limit in (0, MANY):
         counts = np.arange(1, MANY + 1)
         tx = lpg_jax.lpg(lpg_jax.by_frequency(counts), lpg_jax.fixed(0.3), direction=direction, dense_limit=dense_limit)
-        edited.append(tx.update(rows, tx.init(jnp.zeros(MANY)), None, labels=labels, logits=rows)[0])
+        step = jax.jit(lambda rows, state, tx=tx: tx.update(rows, state, None, labels=labels, logits=rows)[0])
+        edited.append(step(rows, tx.init(jnp.zeros(MANY))))
     np.testing.assert_allclose(*edited, rtol=1e-5, atol=1e-5 * float(jnp.max(jnp.abs(edited[1]))))
     moved = np.linalg.norm(np.asarray(edited[0] - rows, np.float64), axis=-1)
     if direction == "class_mean":

@@ -167,7 +167,7 @@ def test_max_scale_caps_the_factor():
     """A class mean that nearly cancels would scale its rows without bound."""
     rows = jnp.array([[1.0, -1.0], [-1.0, 1.0 + 1e-4]])
     tx = lpg_jax.lpg(lpg_jax.by_frequency([9, 1]), lpg_jax.fixed(0.5), direction="class_scale", max_scale=4.0)
-    edited, _ = tx.update(rows, tx.init(jnp.zeros(2)), None, labels=jnp.array([1, 1]), logits=rows)
+    edited, _ = laws.compiled(tx)(rows, tx.init(jnp.zeros(2)), {"labels": jnp.array([1, 1]), "logits": rows})
     np.testing.assert_allclose(edited, 4 * rows, rtol=1e-6)
 
 
@@ -176,7 +176,7 @@ def test_max_scale_caps_the_literal_factor_from_below():
     rows = jnp.array([[1.0, -1.0], [-1.0, 1.0 + 1e-3]])
     split = lpg_jax.by_frequency([9, 1])
     tx = lpg_jax.lpg(split, lpg_jax.fixed(0.5), direction="class_scale", max_scale=4.0, clamp=False)
-    edited, _ = tx.update(rows, tx.init(jnp.zeros(2)), None, labels=jnp.array([0, 0]), logits=rows)
+    edited, _ = laws.compiled(tx)(rows, tx.init(jnp.zeros(2)), {"labels": jnp.array([0, 0]), "logits": rows})
     np.testing.assert_allclose(edited, -4 * rows, rtol=1e-6)
 
 

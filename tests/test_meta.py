@@ -520,18 +520,22 @@ def test_a_training_step_tries_out_its_own_loss(part, monkeypatch):
     config = tiny(method=f"{part}+learned_lpg", data__validation=0.2, data__imbalance=20.0)
     dataset = data.load(config.data, 0)
     of = recipe.build(config, recipe.Facts.of(dataset), config.method)
-    state = create(of, jax.random.key(0), initial_variables(of, jax.random.key(0)))
     tried = []
     monkeypatch.setattr(
         descent, "virtual_step", lambda *a, loss_fn, virtual_step=descent.virtual_step, **more: (
             tried.append(loss_fn), virtual_step(*a, loss_fn=loss_fn, **more))[1]
     )  # fmt: skip
     train, validation = batches.arrays_of(dataset.train), batches.arrays_of(dataset.validation)
-    index = jnp.arange(64)[None]
-    meta_step.learn(of, state, batches.take(jax.tree.map(jnp.asarray, train), index, index), validation, None)
     logits, labels = jnp.asarray(np.random.default_rng(0).normal(size=(64, 10)), jnp.float32), jnp.arange(64) % 10
-    inputs = {"logits": logits, "labels": labels, "mask": jnp.ones(64, bool)}
-    expected = of.method.loss(logits, labels, **of.method.loss.loss_args(state.loss_state, **inputs))
-    np.testing.assert_allclose(tried[0](logits, labels), expected, rtol=1e-6)
-    plain = lpg_jax.losses.cross_entropy(logits, labels)
+
+    @jax.jit
+    def losses(train, validation):
+        state, index = create(of, jax.random.key(0), initial_variables(of, jax.random.key(0))), jnp.arange(64)[None]
+        meta_step.learn(of, state, batches.take(train, index, index), validation, None)
+        inputs = {"logits": logits, "labels": labels, "mask": jnp.ones(64, bool)}
+        expected = of.method.loss(logits, labels, **of.method.loss.loss_args(state.loss_state, **inputs))
+        return tried[0](logits, labels), expected, lpg_jax.losses.cross_entropy(logits, labels)
+
+    found, expected, plain = losses(jax.tree.map(jnp.asarray, train), jax.tree.map(jnp.asarray, validation))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert np.abs(expected - plain).max() > 0.01

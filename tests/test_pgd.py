@@ -151,13 +151,18 @@ def test_amplifying_steps_are_monotone():
 @pytest.mark.parametrize("steps", [pytest.param(3, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow), 8])
 def test_zero_sum_holds_when_the_space_is_exhausted(steps):
     """Few classes or features: what is new in a gradient is soon rounding alone, which knows of no subspace."""
+
+    @jax.jit
+    def solve(mean, sign, epsilon, W):
+        ascent = pgd.Ascent(steps, None, "l2", True, True)
+        return pgd.solve(mean, sign, epsilon, lambda v: 2 * v + v @ W.T @ W, ascent)
+
     for seed, size in itertools.product(range(5), (2, 20)):
         rng = np.random.default_rng(seed)
         mean, kernel = rng.normal(size=(4, 4)), jnp.asarray(rng.normal(size=(size, 4)), jnp.float32)
         mean = jnp.asarray(mean - mean.mean(axis=1, keepdims=True), jnp.float32)
         sign, epsilon = jnp.asarray([[1], [-1], [1], [-1]], jnp.float32), jnp.full((4, 1), 0.3, jnp.float32)
-        d = pgd.solve(mean, sign, epsilon, lambda v, W=kernel: 2 * v + v @ W.T @ W,
-                      pgd.Ascent(steps, None, "l2", True, True))  # fmt: skip
+        d = solve(mean, sign, epsilon, kernel)
         assert np.abs(np.sum(d, axis=-1)).max() < 1e-6
         assert np.linalg.norm(d, axis=-1).max() <= 0.3 * (1 + 1e-5)
 
@@ -189,10 +194,15 @@ def test_network_metric_is_the_gradient_of_the_squared_parameter_gradient():
     network, params = network_of(d)
     tx = lpg_jax.lpg_pgd(lpg_jax.by_frequency(laws.COUNTS), lpg_jax.fixed(0.3), metric="network")
     state = tx.init(jnp.zeros(laws.CLASSES))
-    batch, _ = gather_batch(laws.gradient_rows(d), state, labels=d.labels, logits=d.logits, network=network)
-    means = pgd.class_means(batch, state.stats, "batch")
     vectors = jnp.asarray(np.random.default_rng(5).normal(size=(laws.CLASSES, laws.CLASSES)), jnp.float32)
-    products = pgd.network_metric(batch, means, params)(vectors)
+
+    @jax.jit
+    def products_with(vectors):
+        batch, _ = gather_batch(laws.gradient_rows(d), state, labels=d.labels, logits=d.logits, network=network)
+        means = pgd.class_means(batch, state.stats, "batch")
+        return pgd.network_metric(batch, means, params)(vectors)
+
+    products = products_with(vectors)
     with jax.enable_x64(True):
         params64 = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), params)
         d64 = laws.Draw(*(np.asarray(leaf, np.float64) for leaf in d[:1]), d.labels, np.asarray(d.features, np.float64),
@@ -200,11 +210,12 @@ def test_network_metric_is_the_gradient_of_the_squared_parameter_gradient():
         network64 = network_of(d64)[0]
         members = np.flatnonzero(np.asarray(d.labels) == 0)
 
+        @jax.jit
         def half_square(v):
             total = 0.0
             for i in members:
                 gradient = jax.grad(lambda p, i=i: jnp.vdot(v, network64(p)[i]))(params64)
-                total += sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(gradient))
+                total += sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradient))
             return total / len(members) / 2
 
         v, step = np.asarray(vectors[0], np.float64), 1e-4
@@ -220,10 +231,9 @@ def test_head_metric_is_the_network_metric_of_the_last_layer():
     head, network = (lpg_jax.lpg_pgd(split, bound, metric=metric) for metric in ("head", "network"))
     state, rows = head.init(jnp.zeros(laws.CLASSES)), laws.gradient_rows(d)
     by_head, _ = laws.update(head, d, state)
-    by_network, _ = network.update(
-        rows, state, params, labels=d.labels, logits=d.logits,
-        network=lambda p: p["features"] @ p["kernel"] + p["bias"][None],
-    )  # fmt: skip
+    by_network, _ = jax.jit(functools.partial(
+        network.update, network=lambda p: p["features"] @ p["kernel"] + p["bias"][None]
+    ))(rows, state, params, labels=d.labels, logits=d.logits)  # fmt: skip
     np.testing.assert_allclose(by_network, by_head, atol=1e-5)
 
 
@@ -233,15 +243,14 @@ def test_network_metric_through_perturbed():
     tx = lpg_jax.lpg_pgd(lpg_jax.by_frequency(laws.COUNTS), lpg_jax.fixed(0.3), metric="network")
     state, loss_fn = tx.init(jnp.zeros(laws.CLASSES)), lpg_jax.perturbed(lpg_jax.losses.cross_entropy, tx)
 
-    @jax.jit
     def loss(params):
         logits = network(params)
         losses, _ = loss_fn(logits, d.labels, state, params=params, network=network)
         return losses.sum(), logits
 
-    (_, logits), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-    rows = laws.gradient_rows(d._replace(logits=logits))
-    edited, _ = tx.update(rows, state, params, labels=d.labels, logits=logits, network=network)
+    (_, logits), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    rows, update = laws.gradient_rows(d._replace(logits=logits)), functools.partial(tx.update, network=network)
+    edited, _ = jax.jit(update)(rows, state, params, labels=d.labels, logits=logits)
     np.testing.assert_allclose(gradient["bias"], edited.sum(axis=0), atol=1e-5)
 
 

@@ -84,6 +84,8 @@ def trust_region(m, M, epsilon, amplify, zero_sum=False):
     low, high = 0.0, np.linalg.norm(b) / epsilon
     for _ in range(400):
         middle = 0.5 * (low + high)
+        if middle in (low, high):  # no number lies between
+            break
         inside = np.linalg.norm(divide(b, middle + gaps)) <= epsilon
         low, high = (low, middle) if inside else (middle, high)
     x = divide(b, high + gaps)

@@ -10,6 +10,7 @@ in numbers such as lpg.epsilon or train.learning_rate only are trained at once, 
 """
 
 import csv
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -80,7 +81,6 @@ def _stand_in(config: Config) -> Facts:
     """Facts of a large, plain data set: whatever a recipe refuses about them, it refuses about the config."""
     classes = 1000
     rate = 0.0 if config.data.noise.kind == "none" else 0.2
-    confusion = (1 - rate) * np.eye(classes) + rate * np.roll(np.eye(classes), 1, axis=1)
     return Facts(
         input_shape=(1024, 1024, 3),
         input_dtype="uint8",
@@ -91,8 +91,15 @@ def _stand_in(config: Config) -> Facts:
         noise_rate=rate,
         mean=(0.5,) * 3,
         std=(0.25,) * 3,
-        confusion=tuple(map(tuple, confusion.tolist())) if rate else (),
+        confusion=_pairs(classes, rate) if rate else (),
     )
+
+
+@functools.cache
+def _pairs(classes: int, rate: float) -> tuple[tuple[float, ...], ...]:
+    """The confusion of noise that takes each class for the next."""
+    matrix = (1 - rate) * np.eye(classes) + rate * np.roll(np.eye(classes), 1, axis=1)
+    return tuple(map(tuple, matrix.tolist()))
 
 
 def _set_precision(config: Config) -> None:

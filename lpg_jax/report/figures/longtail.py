@@ -45,8 +45,9 @@ def draw(scenario: Scenario) -> Figure | None:
     )
     title = f"{scenario.title} ({scenario.tier}): frequent and rare classes"
     style.frame(figure, title, caption, marks.role_handles(scores["balanced"].values()))
+    kept = _kept(scores["balanced"])
     for index, (axes, name) in enumerate(zip(figure.subplots(1, len(PANELS), sharey=True), PANELS, strict=True)):
-        _panel(axes, name, [scores[name].get(label) for label in order])
+        _panel(axes, name, [scores[name].get(label) for label in order], kept)
         if index == 0:
             marks.name_rows(axes, [scores["balanced"][label].title for label in order], size=7)
     return figure
@@ -57,7 +58,15 @@ def _order(found: dict[str, Row]) -> list[str]:
     return sorted(found, key=lambda label: (style.ROLES.index(found[label].role), -found[label].value.mean, label))
 
 
-def _panel(axes: Axes, name: str, rows: Sequence[Row | None]) -> None:
+def _kept(found: dict[str, Row]) -> set[str]:
+    """Labels that every axis must reach: a method may pay with frequent classes for rare ones, and that is to be seen;
+    only one that fails on the whole may point beyond the axis."""
+    values = {label: marks.percent(row.value) for label, row in found.items()}
+    low = marks.floor(list(values.values()), values.get("ce", max(values.values()))[0])
+    return {label for label, (mean, _) in values.items() if mean >= low}
+
+
+def _panel(axes: Axes, name: str, rows: Sequence[Row | None], kept: set[str]) -> None:
     axes.set_title(PANELS[name], fontsize=8.5)
     axes.set_xlabel("test accuracy (%)")
     axes.grid(axis="x", visible=True)
@@ -66,7 +75,7 @@ def _panel(axes: Axes, name: str, rows: Sequence[Row | None]) -> None:
     if not means:
         return
     values = [marks.percent(row.value) for row in rows if row is not None]
-    low = marks.floor(values, means.get("ce", max(means.values())))
+    low = min(mean - half for mean, half in (marks.percent(row.value) for row in rows if row and row.label in kept))
     previous = None
     for y, row in enumerate(rows):
         if row is None:
