@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     features = extract(source)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(options.out, **features)
+    np.savez(options.out, allow_pickle=False, **features)
     Console().print(f"{options.out}: {features['x_train'].shape} training, {features['x_test'].shape} test features")
 
 

@@ -1,7 +1,8 @@
 """The evidence: every method of `entries.py` on every problem of `scenarios.py`, tuned alike, ten seeds each.
 
     python -m evidence prepare --data_dir=DIR --human_labels=FILE     # runs/features: once
-    python -m evidence run T1                                         # or T2, or names of scenarios
+    python -m evidence run T1                                         # or T2, T3, or names of scenarios
+    python -m evidence measure                                        # propositions, features, every class
     python -m lpg_jax.report runs/evidence --out results              # tables, figures, the ledger of claims
 
 `run` prints the hours first, continues where it was cut short, and may be started several times at once for different
@@ -13,29 +14,24 @@ scenarios. For each scenario:
 3. what is chosen is trained on seeds 0 to 9, each another subset, noise, initialisation and data order, the same for
    every method, and tested on the test set. Every run of this is one of `launch.py`, to the bit.
 
+T3 trains a ResNet-8 on the images with what T2 chose (`networks.py`); where the images lie is TFDS_DATA_DIR's to say.
+
 RUNS/TIER/SCENARIO/scenario.json says what was tried and chosen; final/LABEL/seed=K are work directories.
 """
 
 import argparse
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 from rich.console import Console
 
-from benchmarks import output
 from configs import heads
-from evidence import entries, plan, studies
+from evidence import measures, networks, plan, scribe
 from evidence.prepare import prepare
-from evidence.scenarios import SCENARIOS, SEEDS, Scenario
-from lpg_jax.training import sweep, workdir
-from lpg_jax.training.summary import provenance
-
-FILE = "scenario.json"
+from evidence.scenarios import SCENARIOS, Scenario
 
 
 def scenarios_of(names: Sequence[str]) -> list[Scenario]:
@@ -49,95 +45,6 @@ def scenarios_of(names: Sequence[str]) -> list[Scenario]:
         if name not in known:
             raise ValueError(f"{name!r}: must be one of {', '.join(sorted(known))}")
     return [scenario for scenario in SCENARIOS.values() if {scenario.tier, scenario.name} & set(names)]
-
-
-class Scribe:
-    """One scenario while it is trained: remembers what was chosen, in scenario.json."""
-
-    def __init__(self, scenario: Scenario, home: Path, command: str, console: Console):
-        self.scenario, self.home, self.command, self.console = scenario, home, command, console
-        self.made: dict[str, Any] = {}
-        self.fields: dict[str, entries.Fields] = {}  # label -> fixed and chosen fields
-        home.mkdir(parents=True, exist_ok=True)
-
-    def train(self, runs: Sequence[sweep.Run]) -> list[sweep.Outcome]:
-        """Trains what is not trained yet."""
-        outcomes = sweep.run_local(runs, command=self.command)
-        jax.clear_caches()  # hundreds of programs would fill the memory
-        return outcomes
-
-    def base(self) -> entries.Fields:
-        """Learning rate and weight decay, chosen for cross-entropy."""
-        plain = entries.Entry("ce", "", entries.BASELINE, "ce")
-        runs = plan.base_runs(self.scenario, plain, self.home)
-        trials = plan.trials_of(runs, self.train(runs), [run.point for run in runs])
-        self.base_trials = trials
-        return plan.chosen(trials)
-
-    def entry(self, entry: entries.Entry, base: entries.Fields) -> None:
-        """Tunes an entry, trains it on every seed, and notes both."""
-        began = time.perf_counter()
-        inherited = {k: v for label in entry.inherits for k, v in self.fields[label].items()}
-        trials: tuple[plan.Trial, ...] = self.base_trials if entry.label == "ce" else ()
-        best: entries.Fields = {}
-        if len(entry.trials) > 1:
-            runs = plan.trial_runs(self.scenario, base, entry, inherited, self.home)
-            trials = plan.trials_of(runs, self.train(runs), entry.trials)
-            best = plan.chosen(trials)
-        fields = {**inherited, **entry.fixed, **best}
-        self.fields[entry.label] = fields
-        outcomes = self.train(plan.final_runs(self.scenario, entry, {**base, **fields}, self.home))
-        errors = {str(outcome.run.point["seed"]): outcome.error for outcome in outcomes if outcome.error}
-        self.made[entry.label] = {
-            "title": entry.title,
-            "role": entry.role,
-            "method": entry.method,
-            "fields": fields,
-            "inherits": entry.inherits,
-            "knows": entry.knows,
-            "seeded": entry.seeded,
-            "trials": [trial._asdict() for trial in trials],
-            "errors": errors,
-        }
-        seconds = time.perf_counter() - began
-        self.console.print(
-            f"{self.scenario.name} {entry.label}: {fields} {errors or ''} {seconds:.0f} s", highlight=False
-        )
-
-    def write(self, base: entries.Fields, done: dict[str, Any]) -> None:
-        """What is known so far."""
-        scenario, config = self.scenario, self.scenario.config()
-        content = {
-            **{name: getattr(scenario, name) for name in ("tier", "kind", "data", "title")},
-            "scenario": scenario.name,
-            "scale": f"{config.train.epochs} epochs of an MLP with {config.model.hidden[0]} units",
-            "config": scenario.file,
-            "base": base,
-            "seeds": SEEDS,
-            "entries": self.made,
-            "studies": done,
-            **provenance(self.command),
-            "machine": output.cpu_name(),
-        }
-        workdir.write_json(self.home / FILE, content)
-
-
-def run(scenario: Scenario, home: Path, command: str, console: Console, only: Sequence[str]) -> None:
-    """Everything of one scenario."""
-    scribe = Scribe(scenario, home, command, console)
-    base = scribe.base()
-    console.print(f"{scenario.name}: {base}", highlight=False)
-    wanted = entries.of_kind(scenario.kind, base, scenario.held_out)
-    for entry in wanted.values():
-        if not only or entry.label in only:
-            scribe.entry(entry, base)
-            scribe.write(base, {})
-    done = {}
-    for study in studies.of_scenario(scenario) if not only else ():
-        runs = studies.runs_of(study, scenario, wanted[study.label], {**base, **scribe.fields[study.label]}, home)
-        scribe.train(runs)
-        done[study.name] = study._asdict()
-        scribe.write(base, done)
 
 
 def share_programs(directory: Path) -> None:
@@ -158,29 +65,47 @@ def _parser() -> argparse.ArgumentParser:
     trained.add_argument("names", nargs="+", help=f"tiers, or {', '.join(SCENARIOS)}")
     trained.add_argument("--workdir", type=Path, default=Path("runs/evidence"))
     trained.add_argument("--only", default="", help="labels, with commas; default: all, and the studies")
+    measured = commands.add_parser("measure", help="on the heads that were trained")
+    measured.add_argument("name", nargs="?", default="cifar10_longtail100", help="scenario; default: %(default)s")
+    measured.add_argument("--workdir", type=Path, default=Path("runs/evidence"))
     return parser
+
+
+def _prepare(options: argparse.Namespace, command: str, console: Console) -> None:
+    del command
+    for path in prepare(options.names, Path(heads.FEATURES), options.data_dir, options.human_labels):
+        console.print(path)
+
+
+def _measure(options: argparse.Namespace, command: str, console: Console) -> None:
+    (scenario,) = scenarios_of([options.name])
+    home = plan.home_of(options.workdir, scenario)
+    for path in measures.measure(home, options.workdir, scenario.seeds, command):
+        console.print(path)
+
+
+def _run(options: argparse.Namespace, command: str, console: Console) -> None:
+    todo = scenarios_of(options.names)
+    console.print(f"{len(todo)} scenarios, about {plan.hours(todo):.1f} hours on one core from the start")
+    share_programs(options.workdir / "compiled")
+    only = list(filter(None, options.only.split(",")))
+    for scenario in todo:
+        home = plan.home_of(options.workdir, scenario)
+        if scenario.tier == "T3":
+            networks.run(scenario, home, options.workdir, command, console)
+        else:
+            scribe.run(scenario, home, command, console, only)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns its exit code."""
-    parser, console = _parser(), Console()
+    parser = _parser()
     options = parser.parse_args(argv)
     command = shlex.join(["python", "-m", "evidence", *(sys.argv[1:] if argv is None else argv)])
     try:
-        if options.task == "prepare":
-            for path in prepare(options.names, Path(heads.FEATURES), options.data_dir, options.human_labels):
-                console.print(path)
-            return 0
-        todo = scenarios_of(options.names)
+        {"prepare": _prepare, "measure": _measure, "run": _run}[options.task](options, command, Console())
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    base = dict.fromkeys(plan.BASE, 0.1)
-    kinds = {each.name: list(entries.of_kind(each.kind, base, each.held_out).values()) for each in todo}
-    console.print(f"{len(todo)} scenarios, about {plan.hours(todo, kinds):.1f} hours on one core from the start")
-    share_programs(options.workdir / "compiled")
-    only = list(filter(None, options.only.split(",")))
-    for scenario in todo:
-        run(scenario, plan.home_of(options.workdir, scenario), command, console, only)
     return 0
 
 

@@ -35,7 +35,7 @@ def one(field: str, *values: Any) -> tuple[Fields, ...]:
 
 
 EPSILONS = one("lpg.epsilon", 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
-SLOPES = tuple({"lpg.epsilon": 0.0} | trial for trial in one("lpg.slope", 0.05, 0.1, 0.2, 0.4, 0.8, 1.6))
+SLOPES = tuple({"lpg.epsilon": 0.0, **trial} for trial in one("lpg.slope", 0.05, 0.1, 0.2, 0.4, 0.8, 1.6))
 SMALL = one("lpg.epsilon", 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # beside another method
 RADII = one("descent.sam.rho", 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 FACTORS = (0.25, 0.5, 2.0, 4.0, 8.0, 16.0)  # of the learning rate
@@ -74,7 +74,7 @@ def _lpl(bounds: str, steps: int) -> Entry:
 
 def _lpg(split: str, text: str, scale: Fields, held_out: Fields) -> list[Entry]:
     """LPG with the split that the paper has for this kind of problem, in every direction, and its controls."""
-    fixed = {"lpg.split": split} | scale
+    fixed = {"lpg.split": split, **scale}
     pgd = fixed | {"lpg.pgd_steps": 3, "lpg.metric": "head"}
     learnt = one("descent.learned_lpg.epsilon_max", 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
     hard = {"operators.sample_lpg.statistic": "loss"}
@@ -181,7 +181,7 @@ def _also(split: str, text: str, *labels: str) -> list[Entry]:
 def longtail(held_out: Fields) -> list[Entry]:
     """Of long tails; LPG splits by frequency at the geometric middle, the paper's median."""
     tau = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-    rare = tuple({"lpg.threshold": at} | trial for at in (0.15, 0.3) for trial in one("lpg.epsilon", 0.05, 0.1, 0.2))
+    rare = tuple({"lpg.threshold": at, **trial} for at in (0.15, 0.3) for trial in one("lpg.epsilon", 0.05, 0.1, 0.2))
     scales = one("losses.ldam.scale", 5.0, 10.0, 15.0, 20.0, 30.0, 40.0)
     lpl, fixed = _lpl("longtail", 20), {"lpg.split": "frequency", "lpg.threshold": 0.5}
     la = Entry("la", "logit adjustment", BASELINE, "la", one("losses.la.tau", *tau))

@@ -2,21 +2,26 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from configs import heads
-from evidence.entries import Entry, Fields
-from evidence.scenarios import SEEDS, Scenario
+from evidence.entries import Entry, Fields, of_kind
+from evidence.scenarios import Scenario
 from lpg_jax.training import sweep, workdir
 from lpg_jax.training.sweep import Outcome, Run
 
 TUNE_SEED, TUNE_SEEDS = 100, 3  # another data seed than those of the final runs; initial parameters and data orders
 BASE = {"train.learning_rate": (0.02, 0.05, 0.1, 0.2, 0.4), "train.weight_decay": (5e-4, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2)}
-SECONDS = {"digits": (4.0, 3.0), "cifar10": (12.0, 5.0), "cifar100": (15.0, 6.0)}  # of a trial's program, of a run
+SECONDS = {  # of a trial's program, of a run
+    ("T1", "digits"): (4.0, 1.0),
+    ("T2", "cifar10"): (7.0, 3.0),
+    ("T2", "cifar100"): (8.0, 4.0),
+    ("T3", "cifar10"): (0.0, 600.0),
+}
 
 
 class Trial(NamedTuple):
@@ -69,10 +74,12 @@ def trial_runs(scenario: Scenario, base: Fields, entry: Entry, inherited: Fields
     return list(itertools.chain(*(sweep.expand(config, grid, home / "tune" / entry.label) for grid in each)))
 
 
-def final_runs(scenario: Scenario, entry: Entry, fields: Fields, home: Path, seeds: Sequence[int] = SEEDS) -> list[Run]:
+def final_runs(scenario: Scenario, entry: Entry, fields: Fields, home: Path) -> list[Run]:
     """One run per seed."""
     at = home / "final" / entry.label
-    return [Run({"seed": seed}, final_config(scenario, entry, fields, seed), at / f"seed={seed}") for seed in seeds]
+    return [
+        Run({"seed": seed}, final_config(scenario, entry, fields, seed), at / f"seed={seed}") for seed in scenario.seeds
+    ]
 
 
 def trials_of(runs: Sequence[Run], outcomes: Sequence[Outcome], settings: Sequence[Fields]) -> tuple[Trial, ...]:
@@ -100,11 +107,14 @@ def chosen(trials: Sequence[Trial]) -> Fields:
     return next(trial.fields for trial in trials if trial.chosen)
 
 
-def hours(scenarios: Sequence[Scenario], entries: Mapping[str, Sequence[Entry]]) -> float:
+def hours(scenarios: Sequence[Scenario]) -> float:
     """Of everything, from the start, on one core."""
     total = 0.0
     for scenario in scenarios:
-        trial, run = SECONDS[scenario.data]
-        count = sum(len(entry.trials) if len(entry.trials) > 1 else 0 for entry in entries[scenario.name])
-        total += trial * count + run * len(SEEDS) * len(entries[scenario.name])
+        trial, run = SECONDS[scenario.tier, scenario.data]
+        if scenario.tier == "T3":
+            total += run * len(scenario.seeds) * 4
+            continue
+        wanted = of_kind(scenario.kind, dict.fromkeys(BASE, 0.1), scenario.held_out).values()
+        total += sum(trial * len(entry.trials) + run * len(scenario.seeds) for entry in wanted)
     return total / 3600

@@ -54,7 +54,7 @@ def prepare(names: list[str], home: Path, data_dir: str, human_labels: str) -> l
 def _standardised(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Once for all seeds, by all training inputs: then runs on different subsets are the same program."""
     scaler = StandardScaler().fit(arrays["x_train"])
-    return arrays | {key: scaler.transform(arrays[key]).astype(np.float32) for key in ("x_train", "x_test")}
+    return arrays | {key: np.asarray(scaler.transform(arrays[key]), np.float32) for key in ("x_train", "x_test")}
 
 
 def _digits() -> dict[str, np.ndarray]:
@@ -89,5 +89,5 @@ def _noise(name: str, home: Path, labels: np.ndarray, rest: np.ndarray, human_la
 
 
 def _save(path: Path, arrays: dict[str, np.ndarray]) -> Path:
-    np.savez(path, **arrays)
+    np.savez(path, allow_pickle=False, **arrays)
     return path

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from evidence import plan
 from evidence.entries import Entry, Fields
-from evidence.scenarios import SEEDS, Scenario
+from evidence.scenarios import Scenario
 from lpg_jax.training import sweep
 
 
@@ -43,5 +43,5 @@ def of_scenario(scenario: Scenario) -> Sequence[Study]:
 
 def runs_of(study: Study, scenario: Scenario, entry: Entry, fields: Fields, home: Path) -> list[sweep.Run]:
     """Every value with every seed."""
-    config = plan.final_config(scenario, entry, fields, SEEDS[0])
-    return sweep.expand(config, {study.field: study.values, "seed": SEEDS}, home / "study" / study.name)
+    config = plan.final_config(scenario, entry, fields, scenario.seeds[0])
+    return sweep.expand(config, {study.field: study.values, "seed": scenario.seeds}, home / "study" / study.name)

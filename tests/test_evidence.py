@@ -59,7 +59,7 @@ def test_every_run_is_a_valid_config(name, tmp_path):
         fields[label] = inherited | entry.fixed | entry.trials[0]
         runs = plan.trial_runs(scenario, BASE, entry, inherited, tmp_path)
         assert len({run.home for run in runs}) == len(runs) == len(entry.trials)
-        sweep.check(runs[-1:] + plan.final_runs(scenario, entry, BASE | fields[label], tmp_path, (3,)))
+        sweep.check(runs[-1:] + plan.final_runs(scenario, entry, BASE | fields[label], tmp_path)[3:4])
     for study in studies.of_scenario(scenario):
         runs = studies.runs_of(study, scenario, wanted[study.label], BASE | fields[study.label], tmp_path)
         assert len(runs) == len(study.values) * 10
@@ -119,6 +119,7 @@ def test_names():
         "digits_balanced", "digits_longtail50", "digits_symmetric40",
     ]  # fmt: skip
     assert len(evidence.scenarios_of(["T2", "cifar10_human"])) == 16
+    assert len(evidence.scenarios_of(["T3"])) == 2
     with pytest.raises(SystemExit, match="2"):
         evidence.main(["run", "cifar"])
     with pytest.raises(ValueError, match=r"variant=digits,'human': is for cifar10 and cifar100"):
@@ -137,7 +138,8 @@ def test_a_scenario_from_its_command_to_a_row_that_can_be_repeated(features, mon
 
     monkeypatch.setattr(heads, "get_config", short)
     monkeypatch.setattr(plan, "BASE", {"train.learning_rate": (0.05, 0.1), "train.weight_decay": (5e-4,)})
-    monkeypatch.setattr(plan.final_runs, "__defaults__", ((0, 1),))
+    short_of = SCENARIOS["digits_longtail50"]._replace(seeds=(0, 1))
+    monkeypatch.setitem(SCENARIOS, "digits_longtail50", short_of)
     monkeypatch.setattr(evidence, "share_programs", lambda directory: None)
     wanted = ["run", "digits_longtail50", "--only=lpg,random-lpg", f"--workdir={tmp_path / 'runs'}"]
     assert evidence.main(wanted) == 0
@@ -171,7 +173,7 @@ def test_a_scenario_from_its_command_to_a_row_that_can_be_repeated(features, mon
 def test_programs_are_shared(features, tmp_path):
     """Two seeds of a long tail differ in no constant, so the second compiles nothing."""
     entry, events = of_kind("longtail")["ce"], []
-    runs = plan.final_runs(SCENARIOS["digits_longtail50"], entry, BASE, tmp_path, (0, 1))
+    runs = plan.final_runs(SCENARIOS["digits_longtail50"], entry, BASE, tmp_path)[:2]
     for run in runs:
         run.config.train.epochs = run.config.evaluate.every_epochs = 1
     directory = jax.config.jax_compilation_cache_dir

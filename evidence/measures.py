@@ -1,0 +1,186 @@
+"""What is measured on trained heads: the propositions, the features, and what each method does to each class.
+
+measures.json: NAME -> {values: one per seed, unit, what, command}. All at the parameters that "lpg" ended with.
+
+| name | what |
+|---|---|
+| duality_order | slope of log ||d_exact - d_first|| over log ||delta||, for random logit shifts (Eq. 23: 2) |
+| duality_exact | relative error of the parameter gradient of LPG with d = softmax(z + delta) - softmax(z) for LPL's |
+| lpl_unreached | share of ||d||^2 of LPG's perturbations that no first-order shift of the example's logits reaches |
+| lpl_unreached_by_class | the same where, as in LPL, all examples of a class share one shift |
+| bound_total | right side of Eq. 24 with the 0-1 loss, lambda 0, beta 0.05 |
+| bound_slack | bound_total minus the 0-1 loss on the test set |
+
+The bound is for Gaussians of standard deviation 0.05 around the parameters at the start (the prior, in which no example
+has a part) and at the end (the posterior); losses are means over 50 draws from the latter.
+"""
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import lpg_jax
+import probe
+from lpg_jax import analysis, data
+from lpg_jax.analysis import bound, duality
+from lpg_jax.training import batches, lpg_preset, recipe, state, workdir
+
+SIZES = (0.4, 0.2, 0.1, 0.05)  # of logit shifts
+STDDEV, BETA, DRAWS = 0.05, 0.05, 50
+EXAMPLES = 1000  # of the training set, for the measures of single examples
+MAPPED, MAPS = 2000, 3  # test features kept, of so many seeds
+LABELS = ("ce", "lpl", "lpg")  # whose features are kept
+
+
+class Model(NamedTuple):
+    """A finished run with its data."""
+
+    trained: probe.Trained
+    start: Any  # parameters before the first step
+    train: tuple[jax.Array, jax.Array]  # standardised inputs, labels
+    test: tuple[jax.Array, jax.Array]
+
+
+def read(home: Path, method: str) -> Model:
+    """A run of one seed, from its work directory."""
+    trained = probe.restore(home, method)
+    dataset = data.load(trained.config.data, trained.config.seed)
+    built = recipe.build(trained.config, trained.facts, method)
+    start = state.initial_variables(built, jax.random.key(trained.config.seed))["params"]
+
+    def arrays(split: data.Split) -> tuple[jax.Array, jax.Array]:
+        inputs = batches.standardise(trained.facts, jnp.asarray(split.inputs), jnp.dtype(trained.config.train.dtype))
+        return inputs, jnp.asarray(split.labels)
+
+    return Model(trained, start, arrays(dataset.train), arrays(dataset.test))
+
+
+def duality_order(logits: jax.Array, key: jax.Array) -> float:
+    """See the module's table."""
+    direction = jax.random.normal(key, logits.shape)
+    direction = direction / jnp.linalg.norm(direction, axis=-1, keepdims=True)
+    errors = []
+    for size in SIZES:
+        difference = duality.exact(logits, size * direction) - duality.first_order(logits, size * direction)
+        errors.append(jnp.mean(jnp.linalg.norm(difference, axis=-1)))
+    return float(np.polyfit(np.log(SIZES), np.log(errors), 1)[0])
+
+
+def duality_exact(model: Model, inputs: jax.Array, labels: jax.Array, key: jax.Array) -> float:
+    """See the module's table."""
+    number = model.trained.facts.num_classes
+    shift = 0.5 * jax.random.normal(key, (number, number))
+    loss_fn = lpg_jax.perturbed(lpg_jax.losses.cross_entropy, analysis.lpl_as_lpg(shift))
+    tx_state = analysis.lpl_as_lpg(shift).init(jnp.zeros(number))
+
+    def shifted(params: Any) -> jax.Array:
+        logits, _ = model.trained.apply(params, inputs)
+        return jnp.mean(lpg_jax.losses.cross_entropy(logits + shift[labels], labels))
+
+    def edited(params: Any) -> jax.Array:
+        logits, _ = model.trained.apply(params, inputs)
+        return jnp.mean(loss_fn(logits, labels, tx_state)[0])
+
+    pairs = [jax.tree.leaves(jax.grad(each)(model.trained.params)) for each in (shifted, edited)]
+    off, size = (
+        sum(float(jnp.sum(jnp.square(value))) for value in values)
+        for values in ([a - b for a, b in zip(*pairs, strict=True)], pairs[0])
+    )
+    return (off / size) ** 0.5
+
+
+def lpl_unreached(model: Model, logits: jax.Array, labels: jax.Array) -> tuple[float, float]:
+    """(per example, per class); see the module's table."""
+    made = lpg_preset.from_config(model.trained.config.lpg, model.trained.facts.class_counts)
+    tx = optax.with_extra_args_support(made)
+    rows = jax.nn.softmax(logits) - jax.nn.one_hot(labels, logits.shape[-1])
+    edited, _ = tx.update(rows, tx.init(jnp.zeros(logits.shape[-1])), None, labels=labels, logits=logits)
+    change = edited - rows
+    found = duality.nearest_shift(logits, change, order="first")
+    total = float(jnp.sum(jnp.square(change)))
+    alone = float(jnp.sum(jnp.square(found.common_mode)) + jnp.sum(jnp.square(found.outside)))
+    _, residual = duality.shared_shift(np.asarray(logits), np.asarray(labels), np.asarray(change))
+    return alone / total, float(np.sum(residual**2)) / total
+
+
+def bound_of(model: Model, key: jax.Array) -> tuple[float, float]:
+    """(total, slack); see the module's table."""
+    first, second = jax.random.split(key)
+
+    def risk(part: tuple[jax.Array, jax.Array], draw: jax.Array) -> jax.Array:
+        def wrong(params: Any) -> jax.Array:
+            logits, _ = model.trained.apply(params, part[0])
+            return jnp.mean(jnp.argmax(logits, axis=-1) != part[1])
+
+        return bound.gibbs_risk(wrong, model.trained.params, STDDEV, draw, DRAWS)
+
+    kl = bound.gaussian_kl(model.trained.params, STDDEV, model.start, STDDEV)
+    counts = np.asarray(model.trained.facts.class_counts)
+    terms = bound.bound_terms(risk(model.train, first), kl, jnp.zeros(len(counts)), counts, lipschitz=0.0, beta=BETA)
+    return float(terms.total), float(terms.total - risk(model.test, second))
+
+
+def of_seed(model: Model, seed: int) -> dict[str, float]:
+    """Every measure of one seed."""
+    keys = jax.random.split(jax.random.key(seed), 3)
+    inputs, labels = (array[:EXAMPLES] for array in model.train)
+    logits, _ = model.trained.apply(model.trained.params, inputs)
+    alone, shared = lpl_unreached(model, logits, labels)
+    total, slack = bound_of(model, keys[2])
+    return {
+        "duality_order": duality_order(logits, keys[0]),
+        "duality_exact": duality_exact(model, inputs, labels, keys[1]),
+        "lpl_unreached": alone,
+        "lpl_unreached_by_class": shared,
+        "bound_total": total,
+        "bound_slack": slack,
+    }
+
+
+def measure(home: Path, out: Path, seeds: Sequence[int], command: str) -> list[Path]:
+    """Measures the final runs of a scenario; writes measures.json, features.npz beside them, and the probe.
+
+    Args:
+      home: of the scenario, all of whose runs of "ce", "lpl" and "lpg" are there.
+      out: directory of the evidence.
+      seeds: of the measures; the features are those of the first three.
+      command: that made them.
+
+    Returns:
+      What was written.
+    """
+    found = [of_seed(read(home / "final" / "lpg" / f"seed={seed}", "lpg"), seed) for seed in seeds]
+    content = {
+        name: {"values": [row[name] for row in found], "unit": "1", "what": name, "command": command}
+        for name in found[0]
+    }
+    workdir.write_json(out / "measures.json", content)
+    written = [out / "measures.json"]
+    for label in LABELS:
+        for seed in seeds[:MAPS]:
+            at = home / "final" / label / f"seed={seed}"
+            model = read(at, label)
+            _, features = model.trained.apply(model.trained.params, model.test[0][:MAPPED])
+            path = at / label / "features.npz"
+            np.savez(path, features=np.asarray(features), labels=np.asarray(model.test[1][:MAPPED]))
+            written.append(path)
+    return written + _probe(home, out)
+
+
+def _probe(home: Path, out: Path) -> list[Path]:
+    at = home / "final" / "ce" / "seed=0"
+    options = {"at": "ce", "methods": ";".join(analysis.NAMES), "batches": 64, "seed": 0}
+    probe.run(argparse.Namespace(workdir=at, **options))
+    there = out / "probe"
+    there.mkdir(exist_ok=True)
+    shutil.copy(at / "ce" / "probe.csv", there / "probe.csv")
+    command = f"python probe.py {'/'.join(('runs/evidence', *at.parts[-5:]))} --at=ce --batches=64"
+    workdir.write_json(there / "run.json", {"command": command})
+    return [there / "probe.csv"]

@@ -1,0 +1,67 @@
+"""T3: a ResNet-8 on the images, with what T2 chose on their features: the few methods that matter, three seeds."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from configs import heads
+from evidence import entries, plan
+from evidence.entries import Entry
+from evidence.scenarios import SCENARIOS, Scenario
+from evidence.scribe import FILE, Scribe
+from lpg_jax.training import workdir
+
+RIVAL = {"longtail": "la", "noisy": "gce"}
+
+
+def entries_of(tuned: dict[str, Any], kind: str) -> list[Entry]:
+    """Cross-entropy, the rival, the best LPG by the scores on what was held out, and its equal-norm control.
+
+    Args:
+      tuned: scenario.json of the same problem on features.
+      kind: "longtail" or "noisy".
+
+    Returns:
+      Entries without trials.
+
+    Example:
+      >>> found = {"ce": {"role": "baseline"}, "la": {"role": "baseline"}, "lpg": {"role": "lpg"}}
+      >>> trial = {"mean": 0.5, "chosen": True}
+      >>> rows = {k: v | {"title": k, "method": k, "fields": {}, "trials": [trial]} for k, v in found.items()}
+      >>> [entry.label for entry in entries_of({"entries": rows}, "longtail")]
+      ['ce', 'la', 'lpg', 'equal-lpg']
+    """
+    rows = tuned["entries"]
+    candidates = [label for label, row in rows.items() if row["role"] == entries.LPG and row["method"] == "lpg"]
+    best = max(candidates, key=lambda label: max(trial["mean"] for trial in rows[label]["trials"]))
+    made = [
+        Entry(label, rows[label]["title"], rows[label]["role"], rows[label]["method"], fixed=rows[label]["fields"])
+        for label in ("ce", RIVAL[kind], best)
+    ]
+    control = Entry("equal-lpg", f"{rows[best]['title']}, at the gradient norm of cross-entropy", entries.CONTROL,
+                    "equal_lpg", inherits=(best,))  # fmt: skip
+    return [*made, control]
+
+
+def run(scenario: Scenario, home: Path, runs: Path, command: str, console: Console) -> None:
+    """Trains a scenario of T3; that of T2 must be there.
+
+    Args:
+      scenario: of T3.
+      home: its directory.
+      runs: directory of the evidence.
+      command: how this was started.
+      console: where a line for each entry goes.
+
+    Raises:
+      ValueError: what T2 chose is not known yet.
+    """
+    source = SCENARIOS[f"{scenario.data}_{scenario.problem}"]
+    path = plan.home_of(runs, source) / FILE
+    if not path.exists():
+        raise ValueError(f"{path}: not there; start `python -m evidence run {source.name}` before")
+    scribe, base = Scribe(scenario, home, command, console), dict(scenario.fields)
+    for entry in entries_of(workdir.read_json(path, dict), heads.KINDS[scenario.problem]):
+        scribe.entry(entry, base)
+        scribe.write(base)

@@ -1,0 +1,118 @@
+"""Trains a scenario, entry by entry, and notes in scenario.json what was tried and chosen."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from benchmarks import output
+from evidence import entries, plan, studies
+from evidence.scenarios import Scenario
+from lpg_jax.training import sweep, workdir
+from lpg_jax.training.summary import provenance
+
+FILE = "scenario.json"
+
+
+class Scribe:
+    """One scenario while it is trained: remembers what was chosen, in scenario.json."""
+
+    def __init__(self, scenario: Scenario, home: Path, command: str, console: Console):
+        self.scenario, self.home, self.command, self.console = scenario, home, command, console
+        self.fields: dict[str, entries.Fields] = {}  # label -> fixed and chosen fields
+        home.mkdir(parents=True, exist_ok=True)
+        before = workdir.read_json(home / FILE, dict) if (home / FILE).exists() else {}
+        self.made: dict[str, Any] = before.get("entries", {})
+        self.studies: dict[str, Any] = before.get("studies", {})
+
+    def train(self, runs: Sequence[sweep.Run]) -> list[sweep.Outcome]:
+        """Trains what is not trained yet."""
+        outcomes = sweep.run_local(runs, command=self.command)
+        jax.clear_caches()  # hundreds of programs would fill the memory
+        return outcomes
+
+    base_trials: tuple[plan.Trial, ...] = ()  # of cross-entropy
+
+    def base(self) -> entries.Fields:
+        """Learning rate and weight decay, chosen for cross-entropy."""
+        plain = entries.Entry("ce", "", entries.BASELINE, "ce")
+        runs = plan.base_runs(self.scenario, plain, self.home)
+        trials = plan.trials_of(runs, self.train(runs), [run.point for run in runs])
+        self.base_trials = trials
+        return plan.chosen(trials)
+
+    def entry(self, entry: entries.Entry, base: entries.Fields) -> None:
+        """Tunes an entry, trains it on every seed, and notes both."""
+        began = time.perf_counter()
+        inherited = {k: v for label in entry.inherits for k, v in self.fields[label].items()}
+        trials = self.base_trials if entry.label == "ce" else ()
+        best: entries.Fields = {}
+        if len(entry.trials) > 1:
+            runs = plan.trial_runs(self.scenario, base, entry, inherited, self.home)
+            trials = plan.trials_of(runs, self.train(runs), entry.trials)
+            best = plan.chosen(trials)
+        fields = {**inherited, **entry.fixed, **best}
+        self.fields[entry.label] = fields
+        outcomes = self.train(plan.final_runs(self.scenario, entry, {**base, **fields}, self.home))
+        errors = {str(outcome.run.point["seed"]): outcome.error for outcome in outcomes if outcome.error}
+        self.made[entry.label] = {
+            "title": entry.title,
+            "role": entry.role,
+            "method": entry.method,
+            "fields": fields,
+            "inherits": entry.inherits,
+            "knows": entry.knows,
+            "seeded": entry.seeded,
+            "trials": [trial._asdict() for trial in trials],
+            "errors": errors,
+        }
+        seconds = time.perf_counter() - began
+        self.console.print(
+            f"{self.scenario.name} {entry.label}: {fields} {errors or ''} {seconds:.0f} s", highlight=False
+        )
+
+    def write(self, base: entries.Fields) -> None:
+        """What is known so far."""
+        scenario, config = self.scenario, self.scenario.config()
+        model = f"an MLP with {config.model.hidden[0]} units" if config.model.name == "mlp" else config.model.name
+        content = {
+            **{name: getattr(scenario, name) for name in ("tier", "kind", "data", "title")},
+            "scenario": scenario.name,
+            "scale": f"{config.train.epochs} epochs of {model}",
+            "config": scenario.file,
+            "base": base,
+            "seeds": scenario.seeds,
+            "entries": self.made,
+            "studies": self.studies,
+            **provenance(self.command),
+            "machine": output.cpu_name(),
+        }
+        workdir.write_json(self.home / FILE, content)
+
+
+def run(scenario: Scenario, home: Path, command: str, console: Console, only: Sequence[str] = ()) -> None:
+    """Everything of one scenario of heads: tunes, trains, notes; what is trained already is only read.
+
+    Args:
+      scenario: of T1 or T2.
+      home: its directory.
+      command: how this was started.
+      console: where a line for each entry goes.
+      only: labels; (): all, and the studies.
+    """
+    scribe = Scribe(scenario, home, command, console)
+    base = scribe.base()
+    console.print(f"{scenario.name}: {base}", highlight=False)
+    wanted = entries.of_kind(scenario.kind, base, scenario.held_out)
+    for entry in wanted.values():
+        if not only or entry.label in only:
+            scribe.entry(entry, base)
+            scribe.write(base)
+    for study in studies.of_scenario(scenario) if not only else ():
+        runs = studies.runs_of(study, scenario, wanted[study.label], {**base, **scribe.fields[study.label]}, home)
+        scribe.train(runs)
+        scribe.studies[study.name] = study._asdict()
+        scribe.write(base)

@@ -1,0 +1,61 @@
+"""What the evidence measures on a trained head: known answers, and that another method gets another one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_config import tiny
+
+from evidence import measures
+from lpg_jax import training
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    at = tmp_path_factory.mktemp("runs") / "final" / "lpg" / "seed=3"
+    at.parent.mkdir(parents=True)
+    training.run(tiny(method="lpg", num_seeds=1, seed=3, data__imbalance=20.0), at)
+    return at
+
+
+@pytest.fixture(scope="module")
+def model(home):
+    return measures.read(home, "lpg")
+
+
+@pytest.fixture(scope="module")
+def found(model):
+    return measures.of_seed(model, 3)
+
+
+def test_the_start_is_that_of_the_run(model):
+    """As many steps away as there were, and not further: the bound would be wrong with another start."""
+    moved = [
+        jnp.linalg.norm(a - b) for a, b in zip(*map(jax.tree.leaves, (model.start, model.trained.params)), strict=True)
+    ]
+    other = measures.state.initial_variables(
+        measures.recipe.build(model.trained.config, model.trained.facts, "lpg"), jax.random.key(4)
+    )["params"]
+    further = [
+        jnp.linalg.norm(a - b) for a, b in zip(*map(jax.tree.leaves, (other, model.trained.params)), strict=True)
+    ]
+    assert sum(moved) < 0.5 * sum(further)
+
+
+def test_duality(found):
+    assert found["duality_order"] == pytest.approx(2, abs=0.1)
+    assert found["duality_exact"] < 1e-5
+
+
+def test_a_shift_of_each_example_reaches_what_one_shift_for_a_class_does_not(found):
+    assert found["lpl_unreached"] < 1e-6
+    assert found["lpl_unreached_by_class"] > 0.01
+
+
+def test_the_bound(found, model):
+    assert found["bound_slack"] > 0
+    assert found["bound_total"] > found["bound_slack"]
+    inputs, labels = model.test
+    logits, _ = model.trained.apply(model.trained.params, inputs)
+    risk = float(np.mean(np.argmax(logits, axis=-1) != labels))
+    assert found["bound_total"] - found["bound_slack"] == pytest.approx(risk, abs=0.1)  # of parameters with noise
