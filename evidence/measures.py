@@ -101,7 +101,7 @@ def lpl_unreached(model: Model, logits: jax.Array, labels: jax.Array) -> tuple[f
     made = lpg_preset.from_config(model.trained.config.lpg, model.trained.facts.class_counts)
     tx = optax.with_extra_args_support(made)
     rows = jax.nn.softmax(logits) - jax.nn.one_hot(labels, logits.shape[-1])
-    edited, _ = tx.update(rows, tx.init(jnp.zeros(logits.shape[-1])), None, labels=labels, logits=logits)
+    edited: Any = tx.update(rows, tx.init(jnp.zeros(logits.shape[-1])), None, labels=labels, logits=logits)[0]
     change = edited - rows
     found = duality.nearest_shift(logits, change, order="first")
     total = float(jnp.sum(jnp.square(change)))
