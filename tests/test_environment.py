@@ -201,7 +201,8 @@ def test_where_programs_stay(cache_config, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("fault", ["no directory", "cut short"])
 def test_a_broken_cache_costs_no_run(fault, cache_config, monkeypatch, tmp_path):
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # what is set stays: the suite's 0
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # what is set stays
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     home, x = tmp_path / "cache", jnp.arange(3.0)
     if fault == "no directory":
         home.write_text("a file")

@@ -176,7 +176,8 @@ def test_programs_are_shared(features, tmp_path):
     runs = plan.final_runs(SCENARIOS["digits_longtail50"], entry, BASE, tmp_path)[:2]
     for run in runs:
         run.config.train.epochs = run.config.evaluate.every_epochs = 1
-    directory = jax.config.jax_compilation_cache_dir
+    names = "compilation_cache_dir", "persistent_cache_min_compile_time_secs", "persistent_cache_min_entry_size_bytes"
+    before = {f"jax_{name}": getattr(jax.config, f"jax_{name}") for name in names}
     try:
         compilation_cache.reset_cache()
         evidence.share_programs(tmp_path / "compiled")
@@ -184,6 +185,7 @@ def test_programs_are_shared(features, tmp_path):
             sweep.run_local([run], Console(quiet=True))
             events.append(len(list((tmp_path / "compiled").glob("*-cache"))))
     finally:
-        jax.config.update("jax_compilation_cache_dir", directory)
+        for name, value in before.items():
+            jax.config.update(name, value)
         compilation_cache.reset_cache()
     assert events[0] == events[1] > 0
