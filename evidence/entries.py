@@ -34,8 +34,8 @@ def one(field: str, *values: Any) -> tuple[Fields, ...]:
     return tuple({field: value} for value in values)
 
 
-EPSILONS = one("lpg.epsilon", 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
-SLOPES = tuple({"lpg.epsilon": 0.0, **trial} for trial in one("lpg.slope", 0.05, 0.1, 0.2, 0.4, 0.8, 1.6))
+EPSILONS = one("lpg.epsilon", 0.03, 0.1, 0.2, 0.3, 0.5, 1.0)
+SLOPES = tuple({"lpg.epsilon": 0.0, **trial} for trial in one("lpg.slope", 0.1, 0.2, 0.4, 0.8, 1.6, 3.2))
 SMALL = one("lpg.epsilon", 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # beside another method
 RADII = one("descent.sam.rho", 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 FACTORS = (0.25, 0.5, 2.0, 4.0, 8.0, 16.0)  # of the learning rate
@@ -78,7 +78,7 @@ def _lpg(split: str, text: str, scale: Fields, held_out: Fields) -> list[Entry]:
     pgd = fixed | {"lpg.pgd_steps": 3, "lpg.metric": "head"}
     learnt = one("descent.learned_lpg.epsilon_max", 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
     hard = {"operators.sample_lpg.statistic": "loss"}
-    sizes = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+    sizes = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
     return [
         Entry("lpg", f"LPG by {text}, fixed bound", LPG, "lpg", EPSILONS, fixed),
         Entry("lpg-varied", f"LPG by {text}, varied bound", LPG, "lpg", SLOPES, fixed),
@@ -171,8 +171,17 @@ def _with_lpg(bases: Iterable[Entry], fixed: Fields) -> list[Entry]:
 
 def _also(split: str, text: str, *labels: str) -> list[Entry]:
     """The same with another split, and reversed if there are two labels."""
-    made = [Entry(labels[0], f"LPG by {text}, fixed bound", LPG, "lpg", EPSILONS, {"lpg.split": split})]
-    reverse = {"lpg.split": split, "lpg.opposite": True}
+    made = [
+        Entry(
+            labels[0],
+            f"LPG by {text}, fixed bound",
+            LPG,
+            "lpg",
+            EPSILONS,
+            {"lpg.split": split, "lpg.threshold": "mean"},
+        )
+    ]
+    reverse = {"lpg.split": split, "lpg.threshold": "mean", "lpg.opposite": True}
     return made + [
         Entry(label, f"LPG by {text}, signs reversed", CONTROL, "lpg", EPSILONS, reverse) for label in labels[1:]
     ]
@@ -196,6 +205,7 @@ def longtail(held_out: Fields) -> list[Entry]:
             BASELINE,
             "cb",
             one("operators.cb.beta", 0.9, 0.99, 0.995, 0.999, 0.9995, 0.9999),
+            {"operators.cb.start_epoch": 0.0},
         ),
         Entry(
             "resample",
@@ -227,7 +237,7 @@ def noisy(held_out: Fields) -> list[Entry]:
     sce = [(0.1, 1.0), (1.0, 1.0), (6.0, 0.1), (0.01, 1.0), (1.0, 0.3), (0.1, 5.0)]
     pairs = [(1.0, 0.0), (2.0, 0.0), (4.0, 0.5), (8.0, 0.5), (8.0, 1.0), (16.0, 1.0)]
     gce = Entry("gce", "GCE", BASELINE, "gce", one("losses.gce.q", 0.1, 0.3, 0.5, 0.7, 0.9, 1.0))
-    lpl, fixed = _lpl("accuracy", 20), {"lpg.split": "gradient_variance"}
+    lpl, fixed = _lpl("accuracy", 20), {"lpg.split": "gradient_variance", "lpg.threshold": "mean"}
     return [
         *_plain(),
         gce,
@@ -263,7 +273,7 @@ def noisy(held_out: Fields) -> list[Entry]:
             knows="the noise rate",
         ),
         lpl,
-        *_lpg("gradient_variance", "gradient variance", {}, held_out),
+        *_lpg("gradient_variance", "gradient variance", {"lpg.threshold": "mean"}, held_out),
         *_also("accuracy", "accuracy", "lpg-accuracy", "lpg-accuracy-opposite"),
         *_with_lpg((gce, lpl, _plain()[-1]), fixed),
     ]
@@ -271,14 +281,14 @@ def noisy(held_out: Fields) -> list[Entry]:
 
 def balanced(held_out: Fields) -> list[Entry]:
     """Of balanced classes with right labels; LPG splits by accuracy."""
-    lpl, fixed = _lpl("accuracy", 20), {"lpg.split": "accuracy"}
+    lpl, fixed = _lpl("accuracy", 20), {"lpg.split": "accuracy", "lpg.threshold": "mean"}
     mixup, sam = _plain()[2], _plain()[-1]
     noise = one("train.gradient_noise", 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
     return [
         *_plain(),
         Entry("gradient-noise", "gradient noise", BASELINE, "ce", noise, {"train.gradient_noise_decay": 0.55}),
         lpl,
-        *_lpg("accuracy", "accuracy", {}, held_out),
+        *_lpg("accuracy", "accuracy", {"lpg.threshold": "mean"}, held_out),
         *_also("gradient_variance", "gradient variance", "lpg-variance"),
         *_with_lpg((mixup, lpl, sam), fixed),
     ]

@@ -1,9 +1,10 @@
-"""What the paper claims, and the comparisons that test it. Written before the evidence runs were read.
+"""What the paper claims, and the comparisons that test it. Written before the evidence runs were read, but for one.
 
 A comparison is a weighted sum of figures of one scenario, paired over seeds (`Contrast`), or a quantity measured by
 itself (`Measure`, `Cost`, `Probe`, `Shared`, `Compactness`). Each has an open interval of values that the claim allows.
 Labels are those of scenario.json, or "@lpg" and "@baseline" (`choice.ALIASES`): where the paper says "LPG" without
-more, its best reading stands for it, chosen on held-out training data among 5 x 6 trials, where every baseline had 6.
+more, its best reading stands for it, chosen on held-out training data among 6 trials of each of `choice.READINGS`, up
+to 42, where every baseline had 6: that is generous to the paper.
 "Implied": the paper does not say it, but means it, since without it the claim before would be empty.
 """
 

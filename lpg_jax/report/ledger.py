@@ -14,8 +14,9 @@ from lpg_jax.report.evaluation import CONTRADICTED, OPEN, SUPPORTED, UNTESTED, F
 from lpg_jax.report.evidence import Scenario
 from lpg_jax.report.wording import REPORT, number, scenarios_command, seeds_text
 
-RULE = f"""The rule was fixed before the runs were read. Each comparison has an interval (95 %, Student's t, paired
-over seeds, unless it says otherwise) and a set of values that the claim allows. Its sign is
+RULE = f"""The rule was fixed before the runs were read, and so were the tests, but for the second comparison of the
+claim on tail classes, which was added after a first, partial run. Each comparison has an interval (95 %, Student's t,
+paired over seeds, unless it says otherwise) and a set of values that the claim allows. Its sign is
 
 - `+` if the interval lies wholly among the values that the claim allows,
 - `-` if it lies wholly among the others,
@@ -26,7 +27,8 @@ A claim is **supported** if all its comparisons are `+`, **contradicted** if at 
 that has runs. Intervals are *not* adjusted for the number of comparisons: of twenty with no difference behind them, one
 will exclude zero by chance. "No difference" and "marginal" mean less than {100 * POINT:g} point of accuracy. "Implied"
 are statements without which the claim before them would be empty. Where the paper says "LPG" without more, it is
-{ALIASES["@lpg"]}, and for "all baselines" stands
+{ALIASES["@lpg"]}
+(up to 42 trials, where every baseline had 6: generous to the paper), and for "all baselines" stands
 {ALIASES["@baseline"]}: the comparisons name both."""
 _TRAIN = "python -m evidence run "
 _COLUMNS = (
