@@ -8,11 +8,13 @@
 `run` prints the hours first, continues where it was cut short, and may be started several times at once for different
 scenarios. For each scenario:
 
-1. learning rate and weight decay are chosen for cross-entropy, 30 pairs, and kept for all methods;
-2. every method gets six trials of its hyper-parameters. Both are trained on a part of the training set and chosen by
-   balanced accuracy on the rest of it, with right labels there: data seed 100, mean of 3 seeds;
-3. what is chosen is trained on seeds 0 to 9, each another subset, noise, initialisation and data order, the same for
-   every method, and tested on the test set. Every run of this is one of `launch.py`, to the bit.
+1. learning rate and weight decay are chosen for cross-entropy, 30 pairs;
+2. every method gets six trials of its hyper-parameters, each with three weight decays, at that learning rate. Both are
+   trained on a part of the training set and chosen by balanced accuracy on the rest of it, with right labels there;
+   mean over three (T2: two) seeds, each another part;
+3. what is chosen is trained on seeds 0 to 9, each another subset, noise, initialisation and data order (whatever of
+   these the problem has), the same for every method, and tested on the test set. Every run of this is one of
+   `launch.py`, to the bit.
 
 T3 trains a ResNet-8 on the images with what T2 chose (`networks.py`); where the images lie is TFDS_DATA_DIR's to say.
 

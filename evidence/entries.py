@@ -1,8 +1,8 @@
 """What is compared: for each kind of problem the methods, each with six trials of its hyper-parameters.
 
-Every method gets as many trials as LPG gets of its eps, and the same learning rate and weight decay, which are chosen
-for plain cross-entropy before. A combination keeps what was chosen for its first part and tries six of LPG's.
-Controls of "lpg" keep its options: what they change is what they control for.
+Every method gets as many trials as LPG gets of its eps, each with three weight decays, at the learning rate that is
+chosen for plain cross-entropy before. A combination keeps what was chosen for its first part and tries six of LPG's.
+"equal-lpg" and "scaled-ce" keep the options of "lpg": what they change is what they control for.
 """
 
 from collections.abc import Iterable, Mapping
@@ -34,11 +34,11 @@ def one(field: str, *values: Any) -> tuple[Fields, ...]:
     return tuple({field: value} for value in values)
 
 
-EPSILONS = one("lpg.epsilon", 0.03, 0.1, 0.2, 0.3, 0.5, 1.0)
+EPSILONS = one("lpg.epsilon", 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 SLOPES = tuple({"lpg.epsilon": 0.0, **trial} for trial in one("lpg.slope", 0.1, 0.2, 0.4, 0.8, 1.6, 3.2))
 SMALL = one("lpg.epsilon", 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # beside another method
 RADII = one("descent.sam.rho", 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-FACTORS = (0.25, 0.5, 2.0, 4.0, 8.0, 16.0)  # of the learning rate
+FACTORS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0)  # of the learning rate
 
 
 def _plain() -> list[Entry]:
@@ -67,7 +67,7 @@ def _lpl(bounds: str, steps: int) -> Entry:
             "losses.lpl.epsilon": round(0.25 * steps * size, 6),
             "losses.lpl.slope": round(0.75 * steps * size, 6),
         }
-        for size in (0.0025, 0.005, 0.01, 0.02, 0.05, 0.1)
+        for size in (0.01, 0.05, 0.1, 0.3, 1.0, 2.0)
     )
     return Entry("lpl", "LPL, varied bound", BASELINE, "lpl", trials)
 
@@ -137,8 +137,8 @@ def _lpg(split: str, text: str, scale: Fields, held_out: Fields) -> list[Entry]:
             "LPG, the same margins on random classes",
             CONTROL,
             "random_lpg",
-            fixed=fixed,
-            inherits=("lpg",),
+            EPSILONS,
+            fixed,
             seeded=("operators.random_lpg.key",),
         ),
         Entry(
@@ -189,7 +189,7 @@ def _also(split: str, text: str, *labels: str) -> list[Entry]:
 
 def longtail(held_out: Fields) -> list[Entry]:
     """Of long tails; LPG splits by frequency at the geometric middle, the paper's median."""
-    tau = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+    tau = (0.5, 0.75, 0.9, 1.0, 1.2, 1.5)
     rare = tuple({"lpg.threshold": at, **trial} for at in (0.15, 0.3) for trial in one("lpg.epsilon", 0.05, 0.1, 0.2))
     scales = one("losses.ldam.scale", 5.0, 10.0, 15.0, 20.0, 30.0, 40.0)
     lpl, fixed = _lpl("longtail", 20), {"lpg.split": "frequency", "lpg.threshold": 0.5}
@@ -204,7 +204,7 @@ def longtail(held_out: Fields) -> list[Entry]:
             "class-balanced weights",
             BASELINE,
             "cb",
-            one("operators.cb.beta", 0.9, 0.99, 0.995, 0.999, 0.9995, 0.9999),
+            one("operators.cb.beta", 0.9, 0.99, 0.999, 0.9995, 0.9999, 0.99997),
             {"operators.cb.start_epoch": 0.0},
         ),
         Entry(
@@ -221,7 +221,7 @@ def longtail(held_out: Fields) -> list[Entry]:
             "tau-normalised head",
             BASELINE,
             "tau_norm",
-            one("descent.tau_norm.tau", 0.25, 0.5, 0.75, 1.0, 1.25, 1.5),
+            one("descent.tau_norm.tau", 0.5, 0.75, 1.0, 1.25, 1.5, 2.0),
         ),
         lpl,
         *_lpg("frequency", "frequency", {"lpg.threshold": 0.5}, held_out),
@@ -262,7 +262,7 @@ def noisy(held_out: Fields) -> list[Entry]:
             BASELINE,
             "gr",
             tuple({"operators.gr.beta": beta, "operators.gr.lam": lam} for beta, lam in pairs),
-            {"operators.gr.normalizer": "batch"},
+            {"operators.gr.normalizer": "integral"},
         ),
         Entry(
             "coteach",
@@ -308,5 +308,7 @@ def of_kind(kind: str, base: Fields, held_out: Fields) -> dict[str, Entry]:
     scaled = one(RATES, *(round(base[RATES] * factor, 6) for factor in FACTORS))
     made = ENTRIES[kind](held_out)
     at = next(number for number, entry in enumerate(made) if entry.role != BASELINE)
+    less = "cross-entropy without the examples from which bounds are learnt"
+    made.insert(at, Entry("ce-less", less, CONTROL, "ce", fixed=held_out))
     made.insert(at, Entry("ce-lr", "cross-entropy, learning rate scaled", CONTROL, "ce", scaled))
     return {entry.label: entry for entry in made}

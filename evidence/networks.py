@@ -62,6 +62,9 @@ def run(scenario: Scenario, home: Path, runs: Path, command: str, console: Conso
     if not path.exists():
         raise ValueError(f"{path}: not there; start `python -m evidence run {source.name}` before")
     scribe, base = Scribe(scenario, home, command, console), dict(scenario.fields)
-    for entry in entries_of(workdir.read_json(path, dict), heads.KINDS[scenario.problem]):
+    tuned = workdir.read_json(path, dict)
+    for entry in entries_of(tuned, heads.KINDS[scenario.problem]):
         scribe.entry(entry, base)
+        if entry.role != entries.CONTROL:
+            scribe.made[entry.label]["trials"] = tuned["entries"][entry.label]["trials"]  # by which it was chosen
         scribe.write(base)

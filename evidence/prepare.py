@@ -1,4 +1,4 @@
-"""What the heads are trained on: features, and for choosing hyper-parameters a part of the training set held out."""
+"""What the heads are trained on: features, and label noise."""
 
 from pathlib import Path
 
@@ -11,16 +11,12 @@ from configs.heads import HUMAN
 from lpg_jax import data
 from lpg_jax.data.sources import read_source
 
-# Share of the training set on which hyper-parameters are chosen, with clean labels; of digits less, so that the rarest
-# class of a long tail keeps two examples.
-HELD_OUT = {"digits": 0.15, "cifar10": 0.2, "cifar100": 0.2}
-
 
 def prepare(names: list[str], home: Path, data_dir: str, human_labels: str) -> list[Path]:
     """Writes NAME.npz, NAME_tune.npz, noise matrices and human labels; what is there already stays.
 
-    In NAME_tune.npz the "test" part is a share of the training set, and the training part is the rest: whoever tunes
-    with it never sees the test images. The noise of the labels is drawn, or human, in the same way.
+    NAME_tune.npz is the training set alone, out of which every tuning run holds out a part of its own: whoever tunes
+    never sees the test images.
 
     Args:
       names: of "digits", "cifar10", "cifar100".
@@ -40,14 +36,11 @@ def prepare(names: list[str], home: Path, data_dir: str, human_labels: str) -> l
             written += [_save(whole, _standardised(arrays))]
         with np.load(whole) as file:
             arrays = dict(file)
-        rest, held = _halves(arrays["y_train"], HELD_OUT[name])
         tune = home / f"{name}_tune.npz"
         if not tune.exists():
-            parts = {"train": rest, "test": held}
-            cut = {f"{k}_{part}": arrays[f"{k}_train"][index] for part, index in parts.items() for k in ("x", "y")}
-            written += [_save(tune, cut)]
+            written += [_save(tune, {key: arrays[key] for key in ("x_train", "y_train")})]
         if name != "digits":
-            written += _noise(name, home, arrays["y_train"], rest, human_labels)
+            written += _noise(name, home, arrays["y_train"], human_labels)
     return written
 
 
@@ -75,7 +68,7 @@ def _halves(labels: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(rest), np.sort(held)
 
 
-def _noise(name: str, home: Path, labels: np.ndarray, rest: np.ndarray, human_labels: str) -> list[Path]:
+def _noise(name: str, home: Path, labels: np.ndarray, human_labels: str) -> list[Path]:
     matrix, written = home / f"{name}_asymmetric40.npy", []
     if not matrix.exists():
         np.save(matrix, data.transition_matrix("asymmetric", 0.4, int(labels.max()) + 1, False, name))
@@ -83,8 +76,7 @@ def _noise(name: str, home: Path, labels: np.ndarray, rest: np.ndarray, human_la
     if human_labels and not (home / f"{name}_human.npz").exists():
         key = HUMAN[name]
         given = data.load_human_labels(human_labels, key, labels)  # checks the order by the clean labels
-        for path, index in ((f"{name}_human.npz", slice(None)), (f"{name}_tune_human.npz", rest)):
-            written.append(_save(home / path, {f"{key}_label": given[index]}))
+        written.append(_save(home / f"{name}_human.npz", {f"{key}_label": given}))
     return written
 
 

@@ -38,11 +38,21 @@ class Scribe:
 
     def base(self) -> entries.Fields:
         """Learning rate and weight decay, chosen for cross-entropy."""
-        plain = entries.Entry("ce", "", entries.BASELINE, "ce")
-        runs = plan.base_runs(self.scenario, plain, self.home)
-        trials = plan.trials_of(runs, self.train(runs), [run.point for run in runs])
-        self.base_trials = trials
-        return plan.chosen(trials)
+        plain, settings = entries.Entry("ce", "", entries.BASELINE, "ce"), plan.base_settings()
+        self.base_trials = self.tune(settings, {}, plain, {}, "base")
+        return plan.chosen(self.base_trials)
+
+    def tune(
+        self,
+        settings: list[entries.Fields],
+        base: entries.Fields,
+        entry: entries.Entry,
+        inherited: entries.Fields,
+        name: str,
+    ) -> tuple[plan.Trial, ...]:
+        """Trains and scores every setting of an entry."""
+        runs = plan.trial_runs(self.scenario, settings, base, entry, inherited, self.home / "tune" / name)
+        return plan.trials_of(settings, runs, self.train([run for its in runs for run in its]))
 
     def entry(self, entry: entries.Entry, base: entries.Fields) -> None:
         """Tunes an entry, trains it on every seed, and notes both."""
@@ -51,8 +61,7 @@ class Scribe:
         trials = self.base_trials if entry.label == "ce" else ()
         best: entries.Fields = {}
         if len(entry.trials) > 1:
-            runs = plan.trial_runs(self.scenario, base, entry, inherited, self.home)
-            trials = plan.trials_of(runs, self.train(runs), entry.trials)
+            trials = self.tune(plan.settings_of(entry, base), base, entry, inherited, entry.label)
             best = plan.chosen(trials)
         fields = {**inherited, **entry.fixed, **best}
         self.fields[entry.label] = fields
@@ -69,6 +78,9 @@ class Scribe:
             "trials": [trial._asdict() for trial in trials],
             "errors": errors,
         }
+        for seed, error in errors.items():
+            if not plan.diverged(error):
+                raise RuntimeError(f"{self.scenario.name} {entry.label} seed {seed}: {error}")
         seconds = time.perf_counter() - began
         self.console.print(
             f"{self.scenario.name} {entry.label}: {fields} {errors or ''} {seconds:.0f} s", highlight=False

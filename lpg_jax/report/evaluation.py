@@ -120,13 +120,14 @@ def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
 
 
 def verdict(findings: Sequence[Finding]) -> str:
-    """The rule: all "+" is supported; a "-" without any "+" is contradicted; nothing is untested; all else is open."""
-    signs = {finding.sign for finding in findings}
+    """The rule: all "+" is supported; half or more "-" and no "+" is contradicted; nothing is untested; the rest is
+    open. One "-" alone of many would come by chance too often."""
+    signs = [finding.sign for finding in findings]
     if not signs:
         return UNTESTED
-    if signs == {"+"}:
+    if set(signs) == {"+"}:
         return SUPPORTED
-    return CONTRADICTED if "-" in signs and "+" not in signs else OPEN
+    return CONTRADICTED if 2 * signs.count("-") >= len(signs) and "+" not in signs else OPEN
 
 
 def findings(claim: Claim, sources: Sources) -> list[Finding]:

@@ -14,19 +14,20 @@ from lpg_jax.report.evaluation import CONTRADICTED, OPEN, SUPPORTED, UNTESTED, F
 from lpg_jax.report.evidence import Scenario
 from lpg_jax.report.wording import REPORT, number, scenarios_command, seeds_text
 
-RULE = f"""The rule was fixed before the runs were read, and so were the tests, but for the second comparison of the
-claim on tail classes, which was added after a first, partial run. Each comparison has an interval (95 %, Student's t,
-paired over seeds, unless it says otherwise) and a set of values that the claim allows. Its sign is
+RULE = f"""The rule and the tests were fixed before the runs that stand here, but not before any run: first, partial
+ones of two long tails had been seen. Each comparison has an interval (95 %, Student's t, paired over seeds, unless it
+says otherwise) and a set of values that the claim allows. Its sign is
 
 - `+` if the interval lies wholly among the values that the claim allows,
 - `-` if it lies wholly among the others,
 - `0` if it has both (for "a is above b": it covers zero).
 
-A claim is **supported** if all its comparisons are `+`, **contradicted** if at least one is `-` and none is `+`,
-**untested at this scale** if there is none, and **not supported** otherwise. It is tested on every scenario of its kind
-that has runs. Intervals are *not* adjusted for the number of comparisons: of twenty with no difference behind them, one
-will exclude zero by chance. "No difference" and "marginal" mean less than {100 * POINT:g} point of accuracy. "Implied"
-are statements without which the claim before them would be empty. Where the paper says "LPG" without more, it is
+A claim is **supported** if all its comparisons are `+`, **contradicted** if half of them or more are `-` and none is
+`+`, **untested at this scale** if there is none, and **not supported** otherwise. It is tested on every scenario of
+its kind that has runs. Intervals are *not* adjusted for the number of comparisons: of twenty with no difference
+behind them, one will exclude zero by chance. "No difference" and "marginal" mean less than {100 * POINT:g} point of
+accuracy. "Implied" are statements without which the claim before them would be empty. Where the paper says "LPG"
+without more, it is
 {ALIASES["@lpg"]}
 (up to 42 trials, where every baseline had 6: generous to the paper), and for "all baselines" stands
 {ALIASES["@baseline"]}: the comparisons name both."""
@@ -91,7 +92,10 @@ def markdown(scenarios: Sequence[Scenario], tested: Sequence[tuple[int, Claim, l
 def failures(tested: Sequence[tuple[int, Claim, list[Finding]]]) -> list[str]:
     """In plain words: what is contradicted, what is not shown, what was not tested."""
     parts = {name: [each for each in tested if verdict(each[2]) == name] for name in (CONTRADICTED, OPEN, UNTESTED)}
-    lines = ["Contradicted: at least one interval lies on the other side, and none on the side of the claim.", ""]
+    lines = [
+        "Contradicted: half of the intervals or more lie on the other side, and none on the side of the claim.",
+        "",
+    ]
     lines += [_failure(*each) for each in parts[CONTRADICTED]] or ["- none"]
     lines += ["", "Not supported: true in some comparisons and not in others, or too small to be seen.", ""]
     lines += [_failure(*each) for each in parts[OPEN]] or ["- none"]
