@@ -19,12 +19,12 @@ NLL in nats per test token, mean and 95 % interval over 3 seeds (parameters and 
 | ce, post hoc: z - 0.75 log pi | 6.621 +- 0.087 | 9.439 +- 0.039 | 8.344 +- 0.038 |
 | la: z, balanced | 6.604 +- 0.095 | 9.461 +- 0.030 | 8.349 +- 0.039 |
 | la, shift back: z + 0.75 log pi | 5.213 +- 0.047 | 11.859 +- 0.041 | 9.610 +- 0.028 |
-| lpg | 5.416 +- 0.051 | 11.368 +- 0.114 | 9.257 +- 0.034 |
+| lpg | 5.416 +- 0.047 | 11.371 +- 0.104 | 9.257 +- 0.031 |
 | la+lpg: z, balanced | 6.748 +- 0.073 | 9.456 +- 0.028 | 8.352 +- 0.023 |
 | la+lpg, shift back | 5.249 +- 0.028 | 11.761 +- 0.040 | 9.522 +- 0.011 |
 
-LPG moves probability to rare words (paired with ce: rare -0.457 +- 0.047) and pays with the frequent ones (all +0.198
-+- 0.043). It buys less than a plain shift of the logits: on the validation files, after half the steps, "la" with tau
+LPG moves probability to rare words (paired with ce: rare -0.454 +- 0.038) and pays with the frequent ones (all +0.199
++- 0.039). It buys less than a plain shift of the logits: on the validation files, after half the steps, "la" with tau
 0.25 has 5.656 over all tokens and 10.739 over rare ones, LPG with eps 0.4 has 5.651 and 11.530. With a bias in the head
 logit adjustment is cross-entropy with another bias, so with its shift back it is "ce" to within the spread.
 
