@@ -73,91 +73,54 @@ def _lpl(bounds: str, steps: int) -> Entry:
 
 
 def _lpg(split: str, text: str, scale: Fields, held_out: Fields) -> list[Entry]:
-    """LPG with the split that the paper has for this kind of problem, in every direction, and its controls."""
+    """LPG with the split that the paper has for this kind of problem, by example, with learnt bounds, and controls."""
     fixed = {"lpg.split": split, **scale}
-    pgd = fixed | {"lpg.pgd_steps": 3, "lpg.metric": "head"}
     learnt = one("descent.learned_lpg.epsilon_max", 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
-    hard = {"operators.sample_lpg.statistic": "loss"}
-    sizes = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
     return [
-        Entry("lpg", f"LPG by {text}, fixed bound", LPG, "lpg", EPSILONS, fixed),
-        Entry("lpg-varied", f"LPG by {text}, varied bound", LPG, "lpg", SLOPES, fixed),
-        Entry(
-            "lpg-mean",
-            f"LPG by {text}, along the class mean",
-            LPG,
-            "lpg",
-            EPSILONS,
-            fixed | {"lpg.direction": "class_mean"},
-        ),
-        Entry(
-            "lpg-scale",
-            f"LPG by {text}, class scale",
-            LPG,
-            "lpg",
-            EPSILONS,
-            fixed | {"lpg.direction": "class_scale"},
-        ),
-        Entry(
-            "lpg-scale-varied",
-            f"LPG by {text}, class scale, varied bound",
-            LPG,
-            "lpg",
-            SLOPES,
-            fixed | {"lpg.direction": "class_scale"},
-        ),
-        Entry("lpg-pgd", f"LPG-PGD by {text}, head metric, T = 3", LPG, "lpg", EPSILONS, pgd),
-        Entry(
-            "sample-lpg",
-            "LPG per example, by loss, hard ones amplified",
-            LPG,
-            "sample_lpg",
-            one("operators.sample_lpg.epsilon", *sizes),
-            hard | {"operators.sample_lpg.amplify": "hard"},
-        ),
-        Entry(
-            "sample-lpg-easy",
-            "LPG per example, by loss, easy ones amplified",
-            LPG,
-            "sample_lpg",
-            one("operators.sample_lpg.epsilon", *sizes),
-            hard | {"operators.sample_lpg.amplify": "easy"},
-        ),
+        *_readings(text, fixed),
+        _by_example("sample-lpg", "hard"),
+        _by_example("sample-lpg-easy", "easy"),
         Entry("learned-lpg", "LPG with learnt bounds", LPG, "learned_lpg", learnt, held_out),
-        Entry(
-            "lpg-opposite",
-            f"LPG by {text}, signs reversed",
-            CONTROL,
-            "lpg",
-            EPSILONS,
-            fixed | {"lpg.opposite": True},
-        ),
-        Entry(
-            "random-lpg",
-            "LPG, the same margins on random classes",
-            CONTROL,
-            "random_lpg",
-            EPSILONS,
-            fixed,
-            seeded=("operators.random_lpg.key",),
-        ),
-        Entry(
-            "equal-lpg",
-            "LPG at the gradient norm of cross-entropy",
-            CONTROL,
-            "equal_lpg",
-            fixed=fixed,
-            inherits=("lpg",),
-        ),
-        Entry(
-            "scaled-ce",
-            "cross-entropy at the gradient norm of LPG",
-            CONTROL,
-            "scaled_ce",
-            fixed=fixed,
-            inherits=("lpg",),
-        ),
+        *_controls(text, fixed),
     ]
+
+
+def _readings(text: str, fixed: Fields) -> list[Entry]:
+    """Every direction, with a fixed bound or the varied one of Eq. 21, and PGD."""
+    mean, scale = ({**fixed, "lpg.direction": name} for name in ("class_mean", "class_scale"))
+    pgd = {**fixed, "lpg.pgd_steps": 3, "lpg.metric": "head"}
+    rows = (
+        ("lpg", f"LPG by {text}, fixed bound", EPSILONS, fixed),
+        ("lpg-varied", f"LPG by {text}, varied bound", SLOPES, fixed),
+        ("lpg-mean", f"LPG by {text}, along the class mean", EPSILONS, mean),
+        ("lpg-scale", f"LPG by {text}, class scale", EPSILONS, scale),
+        ("lpg-scale-varied", f"LPG by {text}, class scale, varied bound", SLOPES, scale),
+        ("lpg-pgd", f"LPG-PGD by {text}, head metric, T = 3", EPSILONS, pgd),
+    )
+    return [Entry(label, title, LPG, "lpg", trials, fields) for label, title, trials, fields in rows]
+
+
+def _by_example(label: str, amplified: str) -> Entry:
+    trials = one("operators.sample_lpg.epsilon", 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    fixed = {"operators.sample_lpg.statistic": "loss", "operators.sample_lpg.amplify": amplified}
+    return Entry(label, f"LPG per example, by loss, {amplified} ones amplified", LPG, "sample_lpg", trials, fixed)
+
+
+def _controls(text: str, fixed: Fields) -> list[Entry]:
+    """Signs reversed, other classes, and the two halves of what LPG does: directions and step size."""
+    reverse, random = {**fixed, "lpg.opposite": True}, "LPG, the same margins on random classes"
+    seeded = ("operators.random_lpg.key",)
+    made = [
+        Entry("lpg-opposite", f"LPG by {text}, signs reversed", CONTROL, "lpg", EPSILONS, reverse),
+        Entry("random-lpg", random, CONTROL, "random_lpg", EPSILONS, fixed, seeded=seeded),
+    ]
+    halves = {
+        "equal-lpg": ("LPG at the gradient norm of cross-entropy", "equal_lpg"),
+        "scaled-ce": ("cross-entropy at the gradient norm of LPG", "scaled_ce"),
+    }
+    for label, (title, method) in halves.items():
+        made.append(Entry(label, title, CONTROL, method, fixed=fixed, inherits=("lpg",)))
+    return made
 
 
 def _with_lpg(bases: Iterable[Entry], fixed: Fields) -> list[Entry]:

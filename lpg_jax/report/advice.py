@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from lpg_jax.report.choice import best, best_baseline, best_with_lpg, has_lpg
-from lpg_jax.report.evidence import Entry, Estimate, Scenario, difference
-from lpg_jax.report.evidence_tables import metric_of
+from lpg_jax.report.evidence import Entry, Estimate, Scenario, difference, metric_of
 from lpg_jax.report.wording import fields_text, plus_minus
 
 _NONE = Estimate(math.nan, math.nan, 0)

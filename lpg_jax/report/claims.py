@@ -24,7 +24,7 @@ class Term(NamedTuple):
 
     weight: float
     label: str
-    metric: str = ""  # "": what the scenario is judged by, `evidence_tables.metric_of`
+    metric: str = ""  # "": what the scenario is judged by, `evidence.metric_of`
     value: float | None = None  # of the study `label`
 
 

@@ -14,8 +14,7 @@ from scipy import stats
 
 from lpg_jax.report.choice import resolve
 from lpg_jax.report.claims import Claim, Compactness, Contrast, Cost, Measure, Probe, Region, Shared, Term, Test
-from lpg_jax.report.evidence import SETS, Estimate, Results, Scenario, interval, of_seeds
-from lpg_jax.report.evidence_tables import metric_of
+from lpg_jax.report.evidence import SETS, Estimate, Results, Scenario, interval, metric_of, of_seeds
 from lpg_jax.report.figures.features import feature_values
 
 SUPPORTED, CONTRADICTED, OPEN, UNTESTED = "supported", "contradicted", "not supported", "untested at this scale"

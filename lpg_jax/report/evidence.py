@@ -208,6 +208,11 @@ def interval(values: Sequence[float]) -> Estimate:
     return Estimate(float(np.mean(values)), float(quantile * np.std(values, ddof=1) / math.sqrt(n)), n)
 
 
+def metric_of(scenario: Scenario) -> str:
+    """The score that a scenario is judged by: under a long tail every class counts alike."""
+    return "balanced" if scenario.kind == "longtail" else "overall"
+
+
 def of_seeds(results: Results, metric: str, with_margins: Results | None = None) -> dict[int, float]:
     """{seed: value of a metric}; see `estimate`. `with_margins`: the results whose margins name the classes."""
     if metric not in SETS:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from lpg_jax.report import published
 from lpg_jax.report.choice import best_baseline, by_role
-from lpg_jax.report.evidence import ROLES, Estimate, Scenario, difference, estimate
+from lpg_jax.report.evidence import ROLES, Estimate, Scenario, difference, estimate, metric_of
 from lpg_jax.report.records import SCORES, TRAINING
 from lpg_jax.report.wording import fields_text, plus_minus, run_command, scenario_command, seeds_text
 
@@ -36,11 +36,6 @@ class Row(NamedTuple):
     to_ce: Estimate
     to_best: Estimate  # to the best baseline
     n: int
-
-
-def metric_of(scenario: Scenario) -> str:
-    """The score that a scenario is judged by: under a long tail every class counts alike."""
-    return "balanced" if scenario.kind == "longtail" else "overall"
 
 
 def shown_scores(scenario: Scenario) -> list[str]:

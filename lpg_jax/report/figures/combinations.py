@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lpg_jax.report import style
-from lpg_jax.report.evidence import Estimate, Scenario
+from lpg_jax.report.evidence import Estimate, Scenario, metric_of
 from lpg_jax.report.figures import marks
 
 KINDS = {"longtail": "Long tails", "noisy": "Wrong labels", "balanced": "Balanced"}
@@ -39,7 +39,7 @@ def save(scenarios: Sequence[Scenario], out: Path) -> list[Path]:
 
 def pairs(scenario: Scenario) -> list[Pair]:
     """Every combination of the scenario with results for it and for its first part."""
-    made, metric = [], marks.metric_of(scenario)
+    made, metric = [], metric_of(scenario)
     for label, entry in scenario.entries.items():
         base = label.removesuffix(_SUFFIX)
         if entry.role != "combination" or base == label:

@@ -29,11 +29,6 @@ class Row(NamedTuple):
     value: Estimate
 
 
-def metric_of(scenario: Scenario) -> str:
-    """The score that a scenario is judged by: every class counts alike under a long tail."""
-    return "balanced" if scenario.kind == "longtail" else "overall"
-
-
 def rows(scenario: Scenario, metric: str, base: str | None = None) -> list[Row]:
     """Every entry with results, in the order of the scenario: its score, or its paired difference to `base`."""
     made = []

@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from lpg_jax.report import style
-from lpg_jax.report.evidence import Estimate, Scenario
+from lpg_jax.report.evidence import Estimate, Scenario, metric_of
 from lpg_jax.report.figures import marks
 
 _KINDS = ("balanced", "longtail", "noisy")
@@ -32,7 +32,7 @@ def save(scenarios: Sequence[Scenario], out: Path) -> list[Path]:
 
 def gains(scenario: Scenario) -> dict[str, Estimate]:
     """Label -> gain over cross-entropy by the score of the scenario."""
-    return {row.label: row.value for row in marks.rows(scenario, marks.metric_of(scenario), base="ce")}
+    return {row.label: row.value for row in marks.rows(scenario, metric_of(scenario), base="ce")}
 
 
 def draw(scenarios: Sequence[Scenario]) -> Figure | None:

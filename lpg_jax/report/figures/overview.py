@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lpg_jax.report import style
-from lpg_jax.report.evidence import Scenario
+from lpg_jax.report.evidence import Scenario, metric_of
 from lpg_jax.report.figures import marks
 from lpg_jax.report.figures.marks import Row
 
@@ -31,7 +31,7 @@ def save(scenarios: Sequence[Scenario], out: Path) -> list[Path]:
 
 def draw(scenario: Scenario) -> Figure | None:
     """The figure, or None where there is nothing to compare; call it inside `style.context()`."""
-    metric = marks.metric_of(scenario)
+    metric = metric_of(scenario)
     rows = sorted(marks.rows(scenario, metric, base="ce"), key=lambda row: (-row.value.mean, row.label))
     if not rows:
         return None

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lpg_jax.report import style
-from lpg_jax.report.evidence import Estimate, Scenario, Study, estimate
+from lpg_jax.report.evidence import Estimate, Scenario, Study, estimate, metric_of
 from lpg_jax.report.figures import margins, marks
 
 _COLUMNS = 3
@@ -33,7 +33,7 @@ def save(scenarios: Sequence[Scenario], out: Path) -> list[Path]:
 
 def points(scenario: Scenario, study: Study) -> dict[Any, Estimate]:
     """Value -> score, for the values with results, in the order of the study."""
-    found = {value: estimate(study.results[value], marks.metric_of(scenario)) for value in study.values}
+    found = {value: estimate(study.results[value], metric_of(scenario)) for value in study.values}
     return {value: measured for value, measured in found.items() if np.isfinite(measured.mean)}
 
 
@@ -59,7 +59,7 @@ def draw(scenario: Scenario) -> Figure | None:
     for axes in every.flat[len(found) :]:
         axes.set_axis_off()
     for axes in every[:, 0]:
-        axes.set_ylabel(_SCORES[marks.metric_of(scenario)])
+        axes.set_ylabel(_SCORES[metric_of(scenario)])
     return figure
 
 
@@ -96,7 +96,7 @@ def _places(axes: Axes, values: Sequence[Any]) -> list[float]:
 
 def _reference(axes: Axes, scenario: Scenario, study: Study) -> None:
     """Cross-entropy with its interval; and the closed form, where another kind of LPG is studied."""
-    metric = marks.metric_of(scenario)
+    metric = metric_of(scenario)
     if scenario.results.get("ce"):
         mean, half = marks.percent(estimate(scenario.results["ce"], metric))
         axes.axhspan(mean - half, mean + half, color=style.GUIDE, alpha=0.2, linewidth=0)
