@@ -16,8 +16,11 @@ Words after the colon, with commas: digits (pixels, 1,258 training images), cifa
 | human | labels as people gave them: CIFAR-10N worse, CIFAR-100N |
 
 One seed is one problem: subset, noise, initial parameters and data order follow from `seed`. One hidden layer (256
-units, digits 128), SGD, cosine; learning rate and weight decay are those that `python -m evidence` chose for
-cross-entropy (results/evidence.json), here only a start. 2 to 5 s for each method on a CPU.
+units, digits 128), SGD, cosine. 2 to 5 s for each method on a CPU. Learning rate and weight decay are only a start; the
+word "recommended" sets those that `python -m evidence` chose, and the method and options with LPG in them that did best
+there (results/recommended.json, with what they gain: not always something):
+
+    python launch.py --config=configs/heads.py:cifar10,longtail100,recommended
 """
 
 from configs import default, presets
@@ -33,7 +36,8 @@ FEATURES = "runs/features"
 
 def get_config(variant: str = "") -> default.Config:
     """The config; see above for the words of the variant."""
-    chosen = default.words(variant, data=("digits", "cifar10", "cifar100"), problem=tuple(KINDS))
+    choices = {"data": ("digits", "cifar10", "cifar100"), "problem": tuple(KINDS), "setting": ("start", "recommended")}
+    chosen = default.words(variant, **choices)
     data, problem = chosen["data"], chosen["problem"]
     config = default.get_config()
     config.num_seeds = 1
@@ -47,6 +51,8 @@ def get_config(variant: str = "") -> default.Config:
     config.checkpoint.every_steps, config.checkpoint.keep = 0, 1
     presets.apply(config, "digits" if data == "digits" else data, KINDS[problem])
     _set_problem(config, data, problem)
+    if chosen["setting"] == "recommended":
+        config.update_from_flattened_dict(presets.recommended(f"{data}_{problem}"))
     return config
 
 

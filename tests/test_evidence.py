@@ -9,7 +9,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
-from configs import default, heads
+from configs import default, heads, presets
 from evidence import __main__ as evidence
 from evidence import entries, plan, studies
 from evidence.prepare import prepare
@@ -161,6 +161,23 @@ def test_names():
         evidence.main(["run", "cifar"])
     with pytest.raises(ValueError, match=r"variant=digits,'human': is for cifar10 and cifar100"):
         heads.get_config("digits,human")
+
+
+def test_what_is_recommended_is_a_config(monkeypatch, tmp_path):
+    config = {"method": "la+lpg", "train.learning_rate": 0.07, "lpg.epsilon": 0.03, "losses.la.tau": 1.25}
+    monkeypatch.setattr(presets, "RECOMMENDED", tmp_path / "recommended.json")
+    presets.RECOMMENDED.write_text(json.dumps({"digits_longtail50": {"config": config}}))
+    found = heads.get_config("recommended,digits,longtail50")
+    settings.check(found)
+    assert {name: _field(found, name) for name in config} == config
+    assert heads.get_config("digits,longtail50").method != "la+lpg"
+    with pytest.raises(ValueError, match=r"scenario='digits_balanced': recommended\.json has none; must be one of"):
+        heads.get_config("recommended,digits,balanced")
+
+
+def _field(config, name):
+    section, *rest = name.split(".")
+    return _field(config[section], ".".join(rest)) if rest else config[section]
 
 
 @pytest.mark.slow

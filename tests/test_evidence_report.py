@@ -289,6 +289,20 @@ def test_advice_follows_the_intervals(scenario, mean, rate, text):
     assert found.helps == ("LPG helps" in advice.sentence(found))
 
 
+def test_what_is_recommended_has_lpg_in_it_and_says_what_it_gains(runs, scenario, tmp_path):
+    paths = advice.save([scenario], tmp_path / "out")
+    (found,) = json.loads(paths[0].read_text()).values()
+    fields = {"train.learning_rate": 0.2, "lpg.epsilon": 0.1, "lpg.split": "frequency"}
+    assert found["config"] == {"method": "lpg", **fields}
+    wanted = stats.ttest_rel(LPG, CE)
+    interval = wanted.confidence_interval(0.95)
+    assert found["over_ce"]["mean"] == pytest.approx(100 * np.mean(np.subtract(LPG, CE)), abs=0.005)
+    assert found["over_ce"]["ci95"] == pytest.approx(50 * (interval.high - interval.low), abs=0.005)
+    assert found["over_rate"] == {"mean": None, "ci95": None, "n": 0}  # nobody ran ce-lr
+    assert (found["baseline"], found["helps"]) == ("la", False)
+    assert advice.recommended([scenario._replace(entries={"ce": scenario.entries["ce"]})]) == {}
+
+
 def test_advice_of_few_runs(tmp_path):
     write_scenario(tmp_path, {"ce": entry_of((0.5,), held_out=0.5)})
     assert advice.sentence(advice.advise(evidence.read(tmp_path)[0])) == "Too few runs to say anything."
@@ -418,7 +432,7 @@ def test_the_same_runs_give_the_same_files(runs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["report", str(runs), "--out", str(tmp_path / "two")])
     door.main()
     assert capsys.readouterr().out.split() == [str(tmp_path / "two" / p.relative_to(tmp_path / "one")) for p in first]
-    assert {"claims.md", "claims.csv", "runs.csv", "evidence.json"} <= {path.name for path in first}
+    assert {"claims.md", "claims.csv", "runs.csv", "evidence.json", "recommended.json"} <= {path.name for path in first}
     for path in first:
         content = path.read_bytes()
         assert content == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes(), path

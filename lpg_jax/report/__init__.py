@@ -82,6 +82,7 @@ def evidence_report(runs: str | Path, out: str | Path) -> list[Path]:
     | tables/TIER-SCENARIO.md, .csv, .tex | every entry with mean and 95 % interval, and its paired differences |
     | runs.csv, evidence.json | one line per run with its command; where everything comes from |
     | claims.md, claims.csv | every claim of the paper: comparisons, intervals, verdict; what failed; what to use |
+    | recommended.json | the best setting with LPG in it, per scenario, and what it gains; read by `configs/heads.py` |
     | figures/*.png | see `lpg_jax.report.figures` |
 
     The same runs give the same files, to the byte.
@@ -100,9 +101,11 @@ def evidence_report(runs: str | Path, out: str | Path) -> list[Path]:
     Example:
       >>> paths = lpg_jax.report.evidence_report("runs/evidence", "results")  # doctest: +SKIP
     """
-    from lpg_jax.report import evidence, evidence_tables, figures, ledger  # scikit-learn's maps take a second to import
+    # scikit-learn's maps take a second to import
+    from lpg_jax.report import advice, evidence, evidence_tables, figures, ledger
 
     runs, out = Path(runs), Path(out)
     scenarios = evidence.read(runs)
     tables = evidence_tables.save(scenarios, out)
-    return [*tables, *ledger.save(scenarios, runs, out), *figures.save_all(scenarios, runs, out)]
+    claims = [*ledger.save(scenarios, runs, out), *advice.save(scenarios, out)]
+    return [*tables, *claims, *figures.save_all(scenarios, runs, out)]

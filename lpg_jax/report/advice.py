@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from lpg_jax.report.choice import best, best_baseline, best_with_lpg, has_lpg
 from lpg_jax.report.evidence import Entry, Estimate, Scenario, difference, metric_of
@@ -36,15 +38,57 @@ def advise(scenario: Scenario) -> Advice:
     first = best(scenario, lambda entry: True)
     with_lpg, baseline = best_with_lpg(scenario), best_baseline(scenario)
 
-    def gap(a: str | None, b: str | None) -> Estimate:
-        if a is None or b is None:
-            return _NONE
-        return difference(scenario.results[a], scenario.results.get(b, {}), metric_of(scenario))
-
     return Advice(
-        scenario, first, with_lpg, baseline, gap(first, "ce"), gap(first, baseline), gap(with_lpg, baseline),
-        gap(with_lpg, "ce-lr"),
+        scenario, first, with_lpg, baseline, _gap(scenario, first, "ce"), _gap(scenario, first, baseline),
+        _gap(scenario, with_lpg, baseline), _gap(scenario, with_lpg, "ce-lr"),
     )  # fmt: skip
+
+
+def _gap(scenario: Scenario, a: str | None, b: str | None) -> Estimate:
+    if a is None or b is None:
+        return _NONE
+    return difference(scenario.results[a], scenario.results.get(b, {}), metric_of(scenario))
+
+
+def recommended(scenarios: Sequence[Scenario]) -> dict[str, dict[str, Any]]:
+    """The best entry with LPG in it of every scenario that has one: {name: its config over the scenario's, its gains}.
+
+    `over_ce`, `over_baseline` and `over_rate` (ce at another learning rate) are differences on the test part in points
+    with n, and `helps` says whether the last two are above zero: where they are not, use the baseline instead.
+    """
+    made = {}
+    for advice in map(advise, scenarios):
+        if advice.with_lpg is None:
+            continue
+        scenario, entry = advice.scenario, advice.scenario.entries[advice.with_lpg]
+        gaps = {
+            "over_ce": _gap(scenario, entry.label, "ce"),
+            "over_baseline": advice.lpg_over_baseline,
+            "over_rate": advice.lpg_over_rate,
+        }
+        made[scenario.name] = {
+            "label": entry.label,
+            "config": {"method": entry.method, **scenario.base, **entry.fields},
+            "baseline": advice.baseline,
+            "helps": advice.helps,
+            **{name: _in_points(gap) for name, gap in gaps.items()},
+        }
+    return made
+
+
+def _in_points(gap: Estimate) -> dict[str, float | int | None]:
+    def rounded(value: float) -> float | None:
+        return round(100 * value, 2) if math.isfinite(value) else None
+
+    return {"mean": rounded(gap.mean), "ci95": rounded(gap.half), "n": gap.n}
+
+
+def save(scenarios: Sequence[Scenario], out: Path) -> list[Path]:
+    """Write OUT/recommended.json, which `configs/presets.py` reads; returns its path."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "recommended.json"
+    path.write_text(json.dumps(recommended(scenarios), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return [path]
 
 
 def sentence(advice: Advice) -> str:

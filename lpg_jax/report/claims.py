@@ -3,8 +3,8 @@
 A comparison is a weighted sum of figures of one scenario, paired over seeds (`Contrast`), or a quantity measured by
 itself (`Measure`, `Cost`, `Probe`, `Shared`, `Compactness`). Each has an open interval of values that the claim allows.
 Labels are those of scenario.json, or "@lpg" and "@baseline" (`choice.ALIASES`): where the paper says "LPG" without
-more, its best reading stands for it, chosen on held-out training data among 6 trials of each of `choice.READINGS`, up
-to 42, where every baseline had 6: that is generous to the paper.
+more, its best reading stands for it, chosen on held-out training data among 6 settings of each of `choice.READINGS`,
+up to 42, where every baseline had 6: that is generous to the paper.
 "Implied": the paper does not say it, but means it, since without it the claim before would be empty.
 """
 
@@ -114,12 +114,13 @@ CLAIMS: tuple[Claim, ...] = (
     # --- the unified view: Section 3.2, Figure 1
     Claim("3.2, Fig. 1", "SAM perturbs the gradients of all classes about equally.",
           (Probe("SAM 0.05", (-1, 1)),),
-          note="Change relative to the gradient of the class; equally: rare and frequent ones within a factor of 2."),
+          note="Change relative to the gradient of the class; equally: rare and frequent ones within a factor of 2. "
+          "The probe looks at one trained network, n is its batches."),
     Claim("3.2, Fig. 1", "Gradient clipping mainly affects head classes.", (Probe("clip 1", BELOW),),
-          note="Change relative to the gradient of the class."),
+          note="Change relative to the gradient of the class; one trained network."),
     Claim("3.2, Fig. 1", "Gradient noise perturbs all classes in the same way.",
           (Shared("noise 0.003", (0.99, math.inf)),),
-          note="At least 99 % of the squared change is one vector, the same for all classes."),
+          note="At least 99 % of the squared change is one vector, the same for all classes; one trained network."),
     # --- conjectures: Section 3.3
     Claim("3.3, Conjecture 1", "Amplifying the gradient of a class enhances the learning of that class.",
           (versus("random-lpg", "ce", metric="amplified"),
@@ -226,9 +227,11 @@ CLAIMS: tuple[Claim, ...] = (
           note="Long tail: a small MLP on pixels (T1), one on fixed features (T2), ResNet-8 on images (T3)."),
     Claim("4.6.2, Fig. 5", "LPG makes classes more compact, and their distances larger.",
           (Compactness("lpg", "ce", "ratio"), Compactness("lpg", "ce", "silhouette")),
-          note="ratio: mean distance between class means over mean distance to the class mean."),
+          note="ratio: mean distance between class means over mean distance to the class mean. Three networks a side "
+          "only: a comparison must be clear to be seen."),
     Claim("4.6.2, Fig. 5", "LPG does so for tail classes in particular, and more than LPL.",
-          (Compactness("lpg", "ce", "ratio_tail"), Compactness("lpg", "lpl", "ratio_tail"))),
+          (Compactness("lpg", "ce", "ratio_tail"), Compactness("lpg", "lpl", "ratio_tail")),
+          note="Three networks a side, as above."),
     Claim("4.6.3, Fig. 6", "LPG is robust to tau in a wide range.",
           tuple(studied("threshold", value, 0.5) for value in (0.3, 0.4, 0.6, 0.7)),
           note="Accuracy at tau within one point of that at tau = 0.5."),

@@ -25,11 +25,12 @@ says otherwise) and a set of values that the claim allows. Its sign is
 A claim is **supported** if all its comparisons are `+`, **contradicted** if half of them or more are `-` and none is
 `+`, **untested at this scale** if there is none, and **not supported** otherwise. It is tested on every scenario of
 its kind that has runs. Intervals are *not* adjusted for the number of comparisons: of twenty with no difference
-behind them, one will exclude zero by chance. "No difference" and "marginal" mean less than {100 * POINT:g} point of
-accuracy. "Implied" are statements without which the claim before them would be empty. Where the paper says "LPG"
-without more, it is
+behind them, one will exclude zero by chance. An interval speaks of other seeds (subset, noise, initialisation, order),
+not of other test images: those are the same in every run. "No difference" and "marginal" mean less than
+{100 * POINT:g} point of accuracy. "Implied" are statements without which the claim before them would be empty. Where
+the paper says "LPG" without more, it is
 {ALIASES["@lpg"]}
-(up to 42 trials, where every baseline had 6: generous to the paper), and for "all baselines" stands
+(up to 42 settings, where every baseline had 6: generous to the paper), and for "all baselines" stands
 {ALIASES["@baseline"]}: the comparisons name both."""
 _TRAIN = "python -m evidence run "
 _COLUMNS = (
