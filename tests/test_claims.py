@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from lpg_jax.report.claims import (
     Shared,
 )
 from lpg_jax.report.evaluation import CONTRADICTED, OPEN, SUPPORTED, UNTESTED, Finding
+from lpg_jax.training import commandline, sweep
 
 BETTER = (0.82, 0.82, 0.84, 0.83)  # than LA
 VERSUS = claims.versus("lpg", "ce", "longtail")
@@ -314,6 +317,16 @@ def test_every_probe_of_a_claim_is_measured():
     for claim in CLAIMS:
         for test in claim.tests:
             assert not isinstance(test, Probe | Shared) or test.method in analysis.NAMES, claim.text
+
+
+def test_every_claim_without_runs_has_the_command_of_the_papers_setting_and_it_is_a_config(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    assert all(claim.tests or claim.protocol for claim in CLAIMS)
+    for command in filter(None, (claim.protocol for claim in CLAIMS)):
+        python, *argv = shlex.split(command)
+        parsed = commandline.parse(argv)
+        assert (python, argv[0], type(parsed)) == ("python", "launch.py", commandline.Train)
+        sweep.check([sweep.Run({}, parsed.config, parsed.workdir)])
 
 
 # --- the ledger

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from configs import default, heads, presets
 from evidence import __main__ as evidence
-from evidence import entries, plan, studies
+from evidence import entries, networks, plan, studies
 from evidence.prepare import prepare
 from evidence.scenarios import SCENARIOS
 from lpg_jax import data, training
@@ -161,6 +161,25 @@ def test_names():
         evidence.main(["run", "cifar"])
     with pytest.raises(ValueError, match=r"variant=digits,'human': is for cifar10 and cifar100"):
         heads.get_config("digits,human")
+
+
+def test_a_network_takes_over_options_but_no_weight_decay_of_a_head():
+    chosen = {"train.weight_decay": 0.05, "train.learning_rate": 0.4}
+    fields = {"ce": chosen, "la": {"losses.la.tau": 1.2, **chosen}, "lpg": {"lpg.epsilon": 0.3, **chosen}}
+    trial = {"mean": 0.5, "chosen": True}
+    rows = {
+        name: {
+            "role": "lpg" if name == "lpg" else "baseline",
+            "title": name,
+            "method": name,
+            "fields": its,
+            "trials": [trial],
+        }
+        for name, its in fields.items()
+    }
+    made = networks.entries_of({"entries": rows}, "longtail")
+    assert [dict(entry.fixed) for entry in made] == [{}, {"losses.la.tau": 1.2}, {"lpg.epsilon": 0.3}, {}]
+    assert made[-1].inherits == ("lpg",)
 
 
 def test_what_is_recommended_is_a_config(monkeypatch, tmp_path):

@@ -164,6 +164,8 @@ def _detail(index: int, claim: Claim, found: Sequence[Finding]) -> list[str]:
             )
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
+    if claim.protocol:
+        lines += [f"The paper's own setting (T4), not run here: `{claim.protocol}`", ""]
     return lines + [f"Command: `{command}`" for command in commands(found)] + [""]
 
 
