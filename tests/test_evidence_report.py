@@ -274,17 +274,22 @@ def gap(mean, half):
 @pytest.mark.parametrize(
     ("mean", "rate", "text"),
     [
-        (0.02, 0.02, "LPG helps: `lpg` (lpg.epsilon=0.1, lpg.split=frequency) differs by +2.00 ± 1.00 points (n = 10)"),
-        (0.02, math.nan, "LPG helps"),
+        (
+            0.02,
+            0.02,
+            "LPG helps: `lpg` (lpg.epsilon=0.1, lpg.split=frequency) differs by +3.00 ± 0.50 points (n = 10) ",
+        ),
+        (0.02, math.nan, "from ce and by +2.00 ± 1.00 points (n = 10) from the best baseline"),
         (0.02, 0.005, "LPG does not help here beyond another learning rate"),
         (0.02, -0.02, "but by −2.00 ± 1.00 points (n = 10) from ce at another learning rate (`ce-lr`)."),
         (-0.02, 0.02, "from the best baseline, `la`, which is better"),
-        (0.005, 0.02, "LPG does not help here: its best form"),
+        (0.005, 0.02, "LPG does not help here beyond the best baseline: its best form"),
         (0.005, -0.02, "an interval that covers zero"),
     ],
 )
 def test_advice_follows_the_intervals(scenario, mean, rate, text):
-    found = advice.advise(scenario)._replace(lpg_over_baseline=gap(mean, 0.01), lpg_over_rate=gap(rate, 0.01))
+    gaps = {"lpg_over_baseline": gap(mean, 0.01), "lpg_over_rate": gap(rate, 0.01), "lpg_over_ce": gap(0.03, 0.005)}
+    found = advice.advise(scenario)._replace(**gaps)
     assert text in advice.sentence(found)
     assert found.helps == ("LPG helps" in advice.sentence(found))
 

@@ -24,6 +24,7 @@ class Advice(NamedTuple):
     baseline: str | None  # of the baselines
     over_ce: Estimate  # best - ce
     over_baseline: Estimate  # best - baseline
+    lpg_over_ce: Estimate  # with_lpg - ce
     lpg_over_baseline: Estimate  # with_lpg - baseline
     lpg_over_rate: Estimate  # with_lpg - ce at another learning rate
 
@@ -38,16 +39,15 @@ def advise(scenario: Scenario) -> Advice:
     first = best(scenario, lambda entry: True)
     with_lpg, baseline = best_with_lpg(scenario), best_baseline(scenario)
 
+    def gap(a: str | None, b: str | None) -> Estimate:
+        if a is None or b is None:
+            return _NONE
+        return difference(scenario.results[a], scenario.results.get(b, {}), metric_of(scenario))
+
     return Advice(
-        scenario, first, with_lpg, baseline, _gap(scenario, first, "ce"), _gap(scenario, first, baseline),
-        _gap(scenario, with_lpg, baseline), _gap(scenario, with_lpg, "ce-lr"),
+        scenario, first, with_lpg, baseline, gap(first, "ce"), gap(first, baseline),
+        gap(with_lpg, "ce"), gap(with_lpg, baseline), gap(with_lpg, "ce-lr"),
     )  # fmt: skip
-
-
-def _gap(scenario: Scenario, a: str | None, b: str | None) -> Estimate:
-    if a is None or b is None:
-        return _NONE
-    return difference(scenario.results[a], scenario.results.get(b, {}), metric_of(scenario))
 
 
 def recommended(scenarios: Sequence[Scenario]) -> dict[str, dict[str, Any]]:
@@ -62,7 +62,7 @@ def recommended(scenarios: Sequence[Scenario]) -> dict[str, dict[str, Any]]:
             continue
         scenario, entry = advice.scenario, advice.scenario.entries[advice.with_lpg]
         gaps = {
-            "over_ce": _gap(scenario, entry.label, "ce"),
+            "over_ce": advice.lpg_over_ce,
             "over_baseline": advice.lpg_over_baseline,
             "over_rate": advice.lpg_over_rate,
         }
@@ -97,14 +97,14 @@ def sentence(advice: Advice) -> str:
         return "Too few runs to say anything."
     gap, rate = advice.lpg_over_baseline, advice.lpg_over_rate
     chosen, baseline = _setting(advice, advice.with_lpg), _setting(advice, advice.baseline)
-    by = f"differs by {_points(gap)}"
+    gains = f"{chosen} differs by {_points(advice.lpg_over_ce)} from ce and by {_points(gap)} from the best baseline"
     if advice.helps:
-        return f"LPG helps: {chosen} {by} from the best baseline, {baseline}."
+        return f"LPG helps: {gains}, {baseline}."
     if gap.low > 0:
-        text = f"LPG does not help here beyond another learning rate: {chosen} {by} from the best baseline, {baseline}"
+        text = f"LPG does not help here beyond another learning rate: {gains}, {baseline}"
         return f"{text}, but by {_points(rate)} from ce at another learning rate (`ce-lr`)."
     end = "which is better" if gap.high < 0 else "an interval that covers zero"
-    return f"LPG does not help here: its best form, {chosen}, {by} from the best baseline, {baseline}, {end}."
+    return f"LPG does not help here beyond the best baseline: its best form, {gains}, {baseline}, {end}."
 
 
 def _points(gap: Estimate) -> str:
