@@ -9,7 +9,7 @@
 scenarios. For each scenario:
 
 1. learning rate and weight decay are chosen for cross-entropy, 30 pairs;
-2. every method gets six trials of its hyper-parameters, each with three weight decays, at that learning rate. Both are
+2. every method gets six trials of its hyper-parameters, each with four weight decays, at that learning rate. Both are
    trained on a part of the training set and chosen by balanced accuracy on the rest of it, with right labels there;
    mean over three (T2: two) seeds, each another part;
 3. what is chosen is trained on seeds 0 to 9, each another subset, noise, initialisation and data order (whatever of

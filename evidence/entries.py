@@ -1,6 +1,6 @@
 """What is compared: for each kind of problem the methods, each with six trials of its hyper-parameters.
 
-Every method gets as many trials as LPG gets of its eps, each with three weight decays, at the learning rate that is
+Every method gets as many trials as LPG gets of its eps, each with four weight decays, at the learning rate that is
 chosen for plain cross-entropy before. A combination keeps what was chosen for its first part and tries six of LPG's.
 "equal-lpg" and "scaled-ce" keep the options of "lpg": what they change is what they control for.
 """
@@ -36,7 +36,7 @@ def one(field: str, *values: Any) -> tuple[Fields, ...]:
 
 EPSILONS = one("lpg.epsilon", 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 SLOPES = tuple({"lpg.epsilon": 0.0, **trial} for trial in one("lpg.slope", 0.1, 0.2, 0.4, 0.8, 1.6, 3.2))
-SMALL = one("lpg.epsilon", 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # beside another method
+SMALL = one("lpg.epsilon", 0.005, 0.02, 0.05, 0.1, 0.2, 0.5)  # beside another method
 RADII = one("descent.sam.rho", 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 FACTORS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0)  # of the learning rate
 
@@ -154,7 +154,7 @@ def longtail(held_out: Fields) -> list[Entry]:
     """Of long tails; LPG splits by frequency at the geometric middle, the paper's median."""
     tau = (0.5, 0.75, 0.9, 1.0, 1.2, 1.5)
     rare = tuple({"lpg.threshold": at, **trial} for at in (0.15, 0.3) for trial in one("lpg.epsilon", 0.05, 0.1, 0.2))
-    scales = one("losses.ldam.scale", 5.0, 10.0, 15.0, 20.0, 30.0, 40.0)
+    scales = one("losses.ldam.scale", 10.0, 20.0, 30.0, 40.0, 60.0, 90.0)
     lpl, fixed = _lpl("longtail", 20), {"lpg.split": "frequency", "lpg.threshold": 0.5}
     la = Entry("la", "logit adjustment", BASELINE, "la", one("losses.la.tau", *tau))
     sam = _plain()[-1]

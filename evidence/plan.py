@@ -18,12 +18,12 @@ TUNE_SEEDS = {"T1": (100, 101, 102), "T2": (100, 101)}  # other problems than th
 # Share of the training set on which hyper-parameters are chosen, with right labels, another one for each seed; of
 # digits less, so that the rarest class of a long tail keeps two examples.
 HELD_OUT = {"digits": 0.15, "cifar10": 0.2, "cifar100": 0.2}
-DECAYS = (0.2, 0.5, 1.0)  # times the weight decay of cross-entropy, for every trial of every method
+DECAYS = (0.2, 0.5, 1.0, 2.0)  # times the weight decay of cross-entropy, for every trial of every method
 BASE = {"train.learning_rate": (0.02, 0.05, 0.1, 0.2, 0.4), "train.weight_decay": (5e-4, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2)}
 SECONDS = {  # of a trial's program, of a run
-    ("T1", "digits"): (4.0, 1.0),
-    ("T2", "cifar10"): (7.0, 3.0),
-    ("T2", "cifar100"): (8.0, 4.0),
+    ("T1", "digits"): (5.0, 1.0),
+    ("T2", "cifar10"): (9.0, 3.0),
+    ("T2", "cifar100"): (11.0, 4.0),
     ("T3", "cifar10"): (0.0, 600.0),
 }
 
@@ -73,8 +73,8 @@ def base_settings() -> list[Fields]:
 
 
 def settings_of(entry: Entry, base: Fields) -> list[Fields]:
-    """The trials of an entry, each with every weight decay of `DECAYS`: a method that does best with little of it is
-    not compared at what suits cross-entropy."""
+    """The trials of an entry, each with every weight decay of `DECAYS`: a method that does best with less of it, or
+    more, is not compared at what suits cross-entropy."""
     decays = [round(base[DECAY] * factor, 8) for factor in DECAYS]
     return [{**trial, DECAY: decay} for trial in entry.trials for decay in decays]
 
