@@ -80,7 +80,7 @@ def evidence_report(runs: str | Path, out: str | Path) -> list[Path]:
     | file under OUT | what is in it |
     |---|---|
     | tables/TIER-SCENARIO.md, .csv, .tex | every entry with mean and 95 % interval, and its paired differences |
-    | runs.csv, evidence.json | one line per run with its command; where everything comes from |
+    | runs.csv, evidence.json | one line per run; where everything comes from |
     | claims.md, claims.csv | every claim of the paper: comparisons, intervals, verdict; what failed; what to use |
     | recommended.json | the best setting with LPG in it, per scenario, and what it gains; read by `configs/heads.py` |
     | figures/*.png | see `lpg_jax.report.figures` |
