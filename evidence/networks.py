@@ -67,10 +67,13 @@ def run(scenario: Scenario, home: Path, runs: Path, command: str, console: Conso
     """
     source = SCENARIOS[f"{scenario.data}_{scenario.problem}"]
     path = plan.home_of(runs, source) / FILE
+    before = f"start `python -m evidence run {source.name}` before"
     if not path.exists():
-        raise ValueError(f"{path}: not there; start `python -m evidence run {source.name}` before")
+        raise ValueError(f"{path}: not there; {before}")
     scribe, base = Scribe(scenario, home, command, console), dict(scenario.fields)
     tuned = workdir.read_json(path, dict)
+    if missing := entries.of_kind(source.kind, tuned["base"], source.held_out).keys() - tuned["entries"].keys():
+        raise ValueError(f"{path}: nothing is chosen yet for {', '.join(sorted(missing))}; {before}")
     for entry in entries_of(tuned, heads.KINDS[scenario.problem]):
         scribe.entry(entry, base)
         if entry.role != entries.CONTROL:

@@ -182,6 +182,20 @@ def test_a_network_takes_over_options_but_no_weight_decay_of_a_head():
     assert made[-1].inherits == ("lpg",)
 
 
+def test_a_network_waits_for_all_that_is_chosen_on_features(tmp_path, capsys):
+    command = ["run", "cifar10_human_resnet8", f"--workdir={tmp_path}"]
+    with pytest.raises(SystemExit, match="2"):
+        evidence.main(command)
+    assert "not there; start `python -m evidence run cifar10_human` before" in " ".join(capsys.readouterr().err.split())
+    home = tmp_path / "T2" / "cifar10_human"
+    home.mkdir(parents=True)
+    known = {label: {} for label in of_kind("noisy") if label != "gce"}
+    (home / "scenario.json").write_text(json.dumps({"base": BASE, "entries": known}))
+    with pytest.raises(SystemExit, match="2"):
+        evidence.main(command)
+    assert "nothing is chosen yet for gce; start" in " ".join(capsys.readouterr().err.split())
+
+
 def test_what_is_recommended_is_a_config(monkeypatch, tmp_path):
     config = {"method": "la+lpg", "train.learning_rate": 0.07, "lpg.epsilon": 0.03, "losses.la.tau": 1.25}
     monkeypatch.setattr(presets, "RECOMMENDED", tmp_path / "recommended.json")

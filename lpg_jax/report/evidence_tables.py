@@ -79,7 +79,7 @@ def save(scenarios: Sequence[Scenario], out: Path) -> list[Path]:
     |---|---|
     | tables/*.md, *.tex | a row per entry: accuracies and ECE in %, NLL in nats, mean ± 95 % half-width over seeds |
     | tables/*.csv | the same in fractions and all scores, chosen fields, trials, and the command of the first run |
-    | runs.csv | a row per run: figures and seconds; its command is that of its entry in tables/*.csv with another seed |
+    | runs.csv | a row per run: figures, seconds; its command is that of its entry in tables/*.csv with another seed |
     | evidence.json | per scenario: command, revision, versions, machine, seeds, runs that are there, runs that failed |
     """
     (out / "tables").mkdir(parents=True, exist_ok=True)
