@@ -378,9 +378,11 @@ def test_every_comparison_has_its_interval_n_and_command(runs, tmp_path):
 def test_what_to_use_says_when_lpg_does_not_help(runs, tmp_path):
     text, _ = small(runs, tmp_path / "out")
     use = text.partition("## What to use")[2].partition("## Scale")[0]
-    assert "| T1 digits_longtail50 | la | +8.9" not in use
-    assert "| T1 digits_longtail50 | la | +9.25 ± " in use
-    assert "is the best baseline | no | 4 |" in use
+    wanted = stats.ttest_rel(LA, CE).confidence_interval(0.95)
+    gain = f"+{50 * (wanted.low + wanted.high):.2f} ± {50 * (wanted.high - wanted.low):.2f}"
+    assert f"| T1 digits_longtail50 | la {gain} | " in use
+    assert "| no | 4 |" in use
+    assert "| yes | 4 |" in use
     assert "LPG does not help here beyond the best baseline: its best form, `lpg-varied` differs by" in use
     gains = []
     for other in (CE, LA):

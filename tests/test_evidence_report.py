@@ -259,7 +259,7 @@ def test_reversed_signs_are_lpg_and_other_controls_are_not(tmp_path):
     found = evidence.read(tmp_path)[0]
     assert choice.best_with_lpg(found) == "lpg-opposite"
     assert choice.best_baseline(found) is None
-    assert "| ce-lr | – | – (none) | no, a control | 0 |" in "\n".join(advice.section([found]))
+    assert "| T1 digits_longtail50 | – | lpg – | lpg-opposite – | – | no | 0 |" in advice.section([found])
 
 
 def test_the_selection_score_is_that_of_the_chosen_trial():
