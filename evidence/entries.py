@@ -1,8 +1,9 @@
 """What is compared: for each kind of problem the methods, each with six trials of its hyper-parameters.
 
-Every method gets as many trials as LPG gets of its eps, each with four weight decays, at the learning rate that is
-chosen for plain cross-entropy before. A combination keeps what was chosen for its first part and tries six of LPG's.
-"equal-lpg" and "scaled-ce" keep the options of "lpg": what they change is what they control for.
+Every method gets as many trials as LPG gets of its eps, each with three weight decays or more (`plan.DECAYS`), at the
+learning rate that is chosen for plain cross-entropy before. A combination keeps what was chosen for its first part and
+tries six of LPG's. "equal-lpg" and "scaled-ce" keep the options of "lpg": what they change is what they control for.
+"lpg-decay" and "random-decay" show what LPG does to classes where nothing else differs from cross-entropy.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 Fields: TypeAlias = Mapping[str, Any]  # dotted field of a config -> value
 
 BASELINE, LPG, CONTROL, COMBINATION = "baseline", "lpg", "control", "combination"
-RATES = "train.learning_rate"
+RATES, DECAY = "train.learning_rate", "train.weight_decay"
 
 
 class Entry(NamedTuple):
@@ -75,7 +76,7 @@ def _lpl(bounds: str, steps: int) -> Entry:
 def _lpg(split: str, text: str, scale: Fields, held_out: Fields) -> list[Entry]:
     """LPG with the split that the paper has for this kind of problem, by example, with learnt bounds, and controls."""
     fixed = {"lpg.split": split, **scale}
-    learnt = one("descent.learned_lpg.epsilon_max", 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+    learnt = one("descent.learned_lpg.epsilon_max", 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
     return [
         *_readings(text, fixed),
         _by_example("sample-lpg", "hard"),
@@ -126,7 +127,13 @@ def _controls(text: str, fixed: Fields) -> list[Entry]:
 def _with_lpg(bases: Iterable[Entry], fixed: Fields) -> list[Entry]:
     return [
         Entry(
-            f"{base.label}+lpg", f"{base.title} + LPG", COMBINATION, f"{base.method}+lpg", SMALL, fixed, (base.label,)
+            f"{base.label}+lpg",
+            f"{base.title} + LPG",
+            COMBINATION,
+            f"{base.method}+lpg",
+            EPSILONS if base.label == "sam" else SMALL,
+            fixed,
+            (base.label,),
         )
         for base in bases
     ]
@@ -153,7 +160,7 @@ def _also(split: str, text: str, *labels: str) -> list[Entry]:
 def longtail(held_out: Fields) -> list[Entry]:
     """Of long tails; LPG splits by frequency at the geometric middle, the paper's median."""
     tau = (0.5, 0.75, 0.9, 1.0, 1.2, 1.5)
-    rare = tuple({"lpg.threshold": at, **trial} for at in (0.15, 0.3) for trial in one("lpg.epsilon", 0.05, 0.1, 0.2))
+    rare = tuple({"lpg.threshold": at, **trial} for at in (0.15, 0.3) for trial in one("lpg.epsilon", 0.05, 0.2, 0.5))
     scales = one("losses.ldam.scale", 10.0, 20.0, 30.0, 40.0, 60.0, 90.0)
     lpl, fixed = _lpl("longtail", 20), {"lpg.split": "frequency", "lpg.threshold": 0.5}
     la = Entry("la", "logit adjustment", BASELINE, "la", one("losses.la.tau", *tau))
@@ -265,7 +272,7 @@ def of_kind(kind: str, base: Fields, held_out: Fields) -> dict[str, Entry]:
 
     Args:
       kind: "longtail", "noisy" or "balanced".
-      base: with the learning rate that one control scales.
+      base: with the learning rate that one control scales, and the weight decay that two take.
       held_out: fields of the validation part from which bounds are learnt.
     """
     scaled = one(RATES, *(round(base[RATES] * factor, 6) for factor in FACTORS))
@@ -274,4 +281,10 @@ def of_kind(kind: str, base: Fields, held_out: Fields) -> dict[str, Entry]:
     less = "cross-entropy without the examples from which bounds are learnt"
     made.insert(at, Entry("ce-less", less, CONTROL, "ce", fixed=held_out))
     made.insert(at, Entry("ce-lr", "cross-entropy, learning rate scaled", CONTROL, "ce", scaled))
-    return {entry.label: entry for entry in made}
+    found = {entry.label: entry for entry in made}
+    for source, label in (("lpg", "lpg-decay"), ("random-lpg", "random-decay")):
+        of = found[source]
+        title = f"{of.title}, at the weight decay of cross-entropy"
+        fixed = {**of.fixed, DECAY: base[DECAY]}
+        found[label] = Entry(label, title, CONTROL, of.method, fixed=fixed, inherits=(source,), seeded=of.seeded)
+    return found

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from configs import heads
-from evidence.entries import Entry, Fields, of_kind
+from evidence.entries import DECAY, RATES, Entry, Fields, of_kind
 from evidence.scenarios import Scenario
 from lpg_jax.training import sweep, workdir
 from lpg_jax.training.sweep import Outcome, Run
@@ -18,17 +18,21 @@ TUNE_SEEDS = {"T1": (100, 101, 102), "T2": (100, 101)}  # other problems than th
 # Share of the training set on which hyper-parameters are chosen, with right labels, another one for each seed; of
 # digits less, so that the rarest class of a long tail keeps two examples.
 HELD_OUT = {"digits": 0.15, "cifar10": 0.2, "cifar100": 0.2}
-DECAYS = (0.2, 0.5, 1.0, 2.0)  # times the weight decay of cross-entropy, for every trial of every method
-BASE = {"train.learning_rate": (0.02, 0.05, 0.1, 0.2, 0.4), "train.weight_decay": (5e-4, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2)}
+# Times the weight decay of cross-entropy, for every trial of every method: first the three in the middle, and while the
+# best trial has the smallest or the largest of those tried, the next one too.
+DECAYS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+MIDDLE = slice(3, 6)
+BASE = {
+    "train.learning_rate": (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4),
+    "train.weight_decay": (5e-4, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2),
+}
+NEAR = 0.005  # scores that are as good; of such learning rates the smallest is taken
 SECONDS = {  # of a trial's program, of a run
     ("T1", "digits"): (5.0, 1.0),
     ("T2", "cifar10"): (9.0, 3.0),
     ("T2", "cifar100"): (11.0, 4.0),
     ("T3", "cifar10"): (0.0, 600.0),
 }
-
-
-DECAY = "train.weight_decay"
 
 
 class Trial(NamedTuple):
@@ -72,20 +76,45 @@ def base_settings() -> list[Fields]:
     return [dict(zip(BASE, values, strict=True)) for values in itertools.product(*BASE.values())]
 
 
-def settings_of(entry: Entry, base: Fields) -> list[Fields]:
-    """The trials of an entry, each with every weight decay of `DECAYS`: a method that does best with less of it, or
-    more, is not compared at what suits cross-entropy."""
-    decays = [round(base[DECAY] * factor, 8) for factor in DECAYS]
-    return [{**trial, DECAY: decay} for trial in entry.trials for decay in decays]
+def base_trials(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    """The same, chosen among them the smallest learning rate that does as well as the best, with its best weight decay.
+
+    At the largest rate that does well training often collapses with a little less weight decay, which a method that
+    wants less of it would pay for.
+    """
+    best = max(trial.mean for trial in trials)
+    rate = min(trial.fields[RATES] for trial in trials if trial.mean >= best - NEAR)
+    taken = max((trial for trial in trials if trial.fields[RATES] == rate), key=lambda trial: trial.mean)
+    return tuple(trial._replace(chosen=trial is taken) for trial in trials)
+
+
+def settings_of(entry: Entry, base: Fields, decays: slice = MIDDLE) -> list[Fields]:
+    """The trials of an entry, each with every weight decay of a part of `DECAYS`: a method that does best with less of
+    it, or more, is not compared at what suits cross-entropy."""
+    return [{**trial, DECAY: decay} for trial in entry.trials for decay in _decays(base)[decays]]
+
+
+def wider(decays: slice, trials: Sequence[Trial], base: Fields) -> slice:
+    """That part of `DECAYS`, and one more where the best trial lies at its end; itself where there is none."""
+    best = _decays(base).index(chosen(trials)[DECAY])
+    return slice(max(min(decays.start, best - 1), 0), min(max(decays.stop, best + 2), len(DECAYS)))
+
+
+def _decays(base: Fields) -> list[float]:
+    return [round(base[DECAY] * factor, 8) for factor in DECAYS]
 
 
 def trial_runs(
     scenario: Scenario, settings: Sequence[Fields], base: Fields, entry: Entry, inherited: Fields, home: Path
 ) -> list[list[Run]]:
     """The runs of each setting, one per seed."""
-    config, seeds = tuning_config(scenario, base, entry, inherited), list(TUNE_SEEDS[scenario.tier])
-    grids = ({field: [value] for field, value in setting.items()} | {"seed": seeds} for setting in settings)
-    return [sweep.expand(config, grid, home) for grid in grids]
+    config = tuning_config(scenario, base, entry, inherited)
+
+    def run(setting: Fields, seed: int) -> Run:
+        point = {**setting, **dict.fromkeys((*entry.seeded, "seed"), seed)}
+        return sweep.expand(config, {field: [value] for field, value in point.items()}, home)[0]
+
+    return [[run(setting, seed) for seed in TUNE_SEEDS[scenario.tier]] for setting in settings]
 
 
 def final_runs(scenario: Scenario, entry: Entry, fields: Fields, home: Path) -> list[Run]:
@@ -143,6 +172,6 @@ def hours(scenarios: Sequence[Scenario]) -> float:
             total += run * len(scenario.seeds) * 4
             continue
         wanted = of_kind(scenario.kind, dict.fromkeys(BASE, 0.1), scenario.held_out).values()
-        programs = len(TUNE_SEEDS[scenario.tier]) * (6 + sum(len(entry.trials) for entry in wanted))
+        programs = len(TUNE_SEEDS[scenario.tier]) * (11 + sum(len(entry.trials) for entry in wanted))
         total += trial * programs + run * len(scenario.seeds) * len(wanted)
     return total / 3600

@@ -20,11 +20,12 @@ FILE = "scenario.json"
 class Scribe:
     """One scenario while it is trained: remembers what was chosen, in scenario.json."""
 
-    def __init__(self, scenario: Scenario, home: Path, command: str, console: Console):
+    def __init__(self, scenario: Scenario, home: Path, command: str, console: Console, keep: bool = False):
         self.scenario, self.home, self.command, self.console = scenario, home, command, console
         self.fields: dict[str, entries.Fields] = {}  # label -> fixed and chosen fields
         home.mkdir(parents=True, exist_ok=True)
-        before = workdir.read_json(home / FILE, dict) if (home / FILE).exists() else {}
+        # without `keep` nothing of another plan stays; what is trained is read again from the runs
+        before = workdir.read_json(home / FILE, dict) if keep and (home / FILE).exists() else {}
         self.made: dict[str, Any] = before.get("entries", {})
         self.studies: dict[str, Any] = before.get("studies", {})
 
@@ -39,7 +40,7 @@ class Scribe:
     def base(self) -> entries.Fields:
         """Learning rate and weight decay, chosen for cross-entropy."""
         plain, settings = entries.Entry("ce", "", entries.BASELINE, "ce"), plan.base_settings()
-        self.base_trials = self.tune(settings, {}, plain, {}, "base")
+        self.base_trials = plan.base_trials(self.tune(settings, {}, plain, {}, "base"))
         return plan.chosen(self.base_trials)
 
     def tune(
@@ -54,6 +55,16 @@ class Scribe:
         runs = plan.trial_runs(self.scenario, settings, base, entry, inherited, self.home / "tune" / name)
         return plan.trials_of(settings, runs, self.train([run for its in runs for run in its]))
 
+    def widely(self, base: entries.Fields, entry: entries.Entry, inherited: entries.Fields) -> tuple[plan.Trial, ...]:
+        """Tunes an entry with more weight decays as long as the best one lies at an end of those tried."""
+        decays, trials = None, ()
+        more = plan.MIDDLE
+        while more != decays:
+            decays = more
+            trials = self.tune(plan.settings_of(entry, base, decays), base, entry, inherited, entry.label)
+            more = plan.wider(decays, trials, base)
+        return trials
+
     def entry(self, entry: entries.Entry, base: entries.Fields) -> None:
         """Tunes an entry, trains it on every seed, and notes both."""
         began = time.perf_counter()
@@ -61,7 +72,7 @@ class Scribe:
         trials = self.base_trials if entry.label == "ce" else ()
         best: entries.Fields = {}
         if len(entry.trials) > 1:
-            trials = self.tune(plan.settings_of(entry, base), base, entry, inherited, entry.label)
+            trials = self.widely(base, entry, inherited)
             best = plan.chosen(trials)
         fields = {**inherited, **entry.fixed, **best}
         self.fields[entry.label] = fields
@@ -77,6 +88,7 @@ class Scribe:
             "seeded": entry.seeded,
             "trials": [trial._asdict() for trial in trials],
             "errors": errors,
+            "revisions": sorted({_revision(outcome.run) for outcome in outcomes}),
         }
         for seed, error in errors.items():
             if not plan.diverged(error):
@@ -100,9 +112,15 @@ class Scribe:
             "entries": self.made,
             "studies": self.studies,
             **provenance(self.command),
+            "git_revision": ", ".join(sorted({r for made in self.made.values() for r in made["revisions"]})),
             "machine": output.cpu_name(),
         }
         workdir.write_json(self.home / FILE, content)
+
+
+def _revision(run: sweep.Run) -> str:
+    """Of the program that trained a run."""
+    return str(workdir.read_json(run.home / workdir.RUN, dict)["git_revision"])[:12]
 
 
 def run(scenario: Scenario, home: Path, command: str, console: Console, only: Sequence[str] = ()) -> None:
@@ -115,7 +133,7 @@ def run(scenario: Scenario, home: Path, command: str, console: Console, only: Se
       console: where a line for each entry goes.
       only: labels; (): all, and the studies.
     """
-    scribe = Scribe(scenario, home, command, console)
+    scribe = Scribe(scenario, home, command, console, keep=bool(only))
     base = scribe.base()
     console.print(f"{scenario.name}: {base}", highlight=False)
     wanted = entries.of_kind(scenario.kind, base, scenario.held_out)

@@ -29,9 +29,9 @@ def of_kind(kind):
 
 @pytest.mark.parametrize("kind", entries.ENTRIES)
 def test_every_method_has_as_many_trials(kind):
-    """Two controls keep what was chosen for LPG; cross-entropy has the grid that all others share."""
+    """Four controls keep what was chosen before; cross-entropy has the grid that all others share."""
     for label, entry in of_kind(kind).items():
-        alone = label in ("ce", "ce-less") or entry.inherits == ("lpg",)
+        alone = label in ("ce", "ce-less") or entry.inherits in (("lpg",), ("random-lpg",))
         assert len(entry.trials) == (1 if alone else 6), label
         assert len({json.dumps(dict(trial)) for trial in entry.trials}) == len(entry.trials)
         assert len({tuple(trial) for trial in entry.trials}) == 1
@@ -79,6 +79,8 @@ def test_every_run_is_a_valid_config(name, tmp_path):
         runs = plan.trial_runs(scenario, settings, BASE, entry, inherited, tmp_path / label)
         homes = {run.home for its in runs for run in its}
         assert len(homes) == 3 * len(entry.trials) * len(plan.TUNE_SEEDS[scenario.tier])
+        keys = {run.config.operators.random_lpg.key for its in runs for run in its}
+        assert keys == (set(plan.TUNE_SEEDS[scenario.tier]) if entry.seeded else {0})
         sweep.check(runs[-1][-1:] + plan.final_runs(scenario, entry, BASE | fields[label], tmp_path)[3:4])
     for study in studies.of_scenario(scenario):
         runs = studies.runs_of(study, scenario, wanted[study.label], BASE | fields[study.label], tmp_path)
@@ -92,9 +94,36 @@ def test_what_is_tried_and_what_is_tested():
     tried, final = tried.config, plan.final_config(scenario, entry, BASE, 4)
     assert tried.data.path != final.data.path
     assert (tried.seed, final.seed, final.num_seeds) == (100, 4, 1)
-    assert tried.train.weight_decay == 0.2 * final.train.weight_decay
+    assert tried.train.weight_decay == 0.5 * final.train.weight_decay
     tried.train.weight_decay = final.train.weight_decay
     assert (tried.train, tried.model, tried.data.train_size) == (final.train, final.model, final.data.train_size)
+
+
+def test_the_learning_rate_is_the_smallest_that_does_as_well():
+    table = {(0.1, 0.01): 0.6, (0.1, 0.02): 0.797, (0.1, 0.05): 0.798, (0.2, 0.01): 0.8, (0.05, 0.01): 0.79}
+    trials = tuple(
+        plan.Trial({entries.RATES: rate, entries.DECAY: decay}, mean, 0.0, 2, mean == 0.8)
+        for (rate, decay), mean in table.items()
+    )
+    assert plan.chosen(plan.base_trials(trials)) == {entries.RATES: 0.1, entries.DECAY: 0.05}
+    assert sum(trial.chosen for trial in plan.base_trials(trials)) == 1
+
+
+@pytest.mark.parametrize(("best", "wanted"), [(0, (2, 6)), (1, (3, 6)), (2, (3, 7))])
+def test_weight_decays_are_wider_where_the_best_lies_at_an_end(best, wanted):
+    decays = [setting[entries.DECAY] for setting in plan.settings_of(entries.Entry("ce", "", "baseline", "ce"), BASE)]
+    assert decays == [2.5e-4, 5e-4, 1e-3]
+    trials = [plan.Trial({entries.DECAY: decay}, 0.5, 0.0, 2, at == best) for at, decay in enumerate(decays)]
+    found = plan.wider(plan.MIDDLE, trials, BASE)
+    assert (found.start, found.stop) == wanted
+
+
+def test_weight_decays_end_with_the_last():
+    def trial(decay):
+        return [plan.Trial({entries.DECAY: decay * BASE[entries.DECAY]}, 0.5, 0.0, 2, True)]
+
+    assert plan.wider(slice(0, 6), trial(0.05), BASE) == slice(0, 6)
+    assert plan.wider(slice(3, 8), trial(10), BASE) == slice(3, 8)
 
 
 def finished(home, score):
@@ -229,6 +258,7 @@ def test_a_scenario_from_its_command_to_a_row_that_can_be_repeated(features, mon
     monkeypatch.setitem(SCENARIOS, "digits_longtail50", short_of)
     monkeypatch.setattr(plan, "TUNE_SEEDS", {"T1": (100, 101)})
     monkeypatch.setattr(plan, "DECAYS", (0.5, 1.0))
+    monkeypatch.setattr(plan, "MIDDLE", slice(0, 2))
     monkeypatch.setattr(evidence, "share_programs", lambda directory: None)
     wanted = ["run", "digits_longtail50", "--only=lpg,random-lpg", f"--workdir={tmp_path / 'runs'}"]
     assert evidence.main(wanted) == 0
