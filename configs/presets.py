@@ -127,8 +127,12 @@ def recommended(scenario: str) -> Preset:
       scenario: as in `python -m evidence run SCENARIO`, for example "cifar10_longtail100".
 
     Raises:
-      ValueError: the evidence has no such scenario.
+      ValueError: the evidence has no such scenario, or its file is not there.
     """
+    if not RECOMMENDED.exists():
+        raise ValueError(
+            f"{RECOMMENDED.name}: not there; `python -m lpg_jax.report runs/evidence --out results` writes it"
+        )
     known = json.loads(RECOMMENDED.read_text(encoding="utf-8"))
     if scenario not in known:
         raise ValueError(f"scenario={scenario!r}: {RECOMMENDED.name} has none; must be one of {', '.join(known)}")

@@ -1,13 +1,14 @@
 """What is measured on trained heads: the propositions, the features, and what each method does to each class.
 
-measures.json: NAME -> {values: one per seed, unit, what, command}. All at the parameters that "lpg" ended with.
+measures.json: NAME -> {values: one per seed, unit, what, command}. All at the parameters that "lpg" ended with, but
+lpl_unreached, which is of the perturbations of "lpg-mean", the reading that turns gradients, at those before its first
+step (_start) and after its last (_end).
 
 | name | what |
 |---|---|
 | duality_order | slope of log ||d_exact - d_first|| over log ||delta||, for random logit shifts (Eq. 23: 2) |
 | duality_exact | relative error of the parameter gradient of LPG with d = softmax(z + delta) - softmax(z) for LPL's |
-| lpl_unreached | share of ||d||^2 of LPG's perturbations that no first-order shift of the example's logits reaches |
-| lpl_unreached_exactly | the same of shifts of any size in softmax(z + delta) - softmax(z), probabilities >= 1e-6 |
+| lpl_unreached | share of ||d||^2 that no shift of the example's logits reaches, of whatever size (probabilities > 0) |
 | lpl_unreached_by_class | to first order, where, as in LPL, all examples of a class share one shift |
 | bound_total | right side of Eq. 24 with the 0-1 loss, lambda 0, beta 0.05 |
 | bound_slack | bound_total minus the 0-1 loss on the test set, its classes weighted as in training |
@@ -35,9 +36,10 @@ from lpg_jax.training import batches, lpg_preset, recipe, state, workdir
 
 SIZES = (0.4, 0.2, 0.1, 0.05)  # of logit shifts
 STDDEV, BETA, DRAWS = 0.05, 0.05, 50
+TINY = 1e-30  # probability, stands for 0
 EXAMPLES = 1000  # of the training set, for the measures of single examples
 MAPPED, MAPS = 2000, 3  # test features kept, of so many seeds
-LABELS = ("ce", "lpl", "lpg")  # whose features are kept
+LABELS = ("ce", "lpl", "lpg-decay")  # whose features are kept
 
 
 class Model(NamedTuple):
@@ -97,25 +99,23 @@ def duality_exact(model: Model, inputs: jax.Array, labels: jax.Array, key: jax.A
     return (off / size) ** 0.5
 
 
-def lpl_unreached(model: Model, logits: jax.Array, labels: jax.Array) -> tuple[float, float, float]:
-    """(to first order, exactly, by class); see the module's table."""
+def lpl_unreached(model: Model, params: Any) -> tuple[float, float]:
+    """(by a shift of each example, by one for each class); see the module's table."""
+    inputs, labels = (array[:EXAMPLES] for array in model.train)
+    logits, _ = model.trained.apply(params, inputs)
     made = lpg_preset.from_config(model.trained.config.lpg, model.trained.facts.class_counts)
     tx = optax.with_extra_args_support(made)
     # the loss's own rows: those of a softmax minus one-hot are mere rounding where an example is learnt
     rows = jax.grad(lambda z: jnp.sum(lpg_jax.losses.cross_entropy(z, labels)))(logits)
     edited: Any = tx.update(rows, tx.init(jnp.zeros(logits.shape[-1])), None, labels=labels, logits=logits)[0]
     change = np.asarray(edited - rows, np.float64)
-    total = float(np.sum(change**2))
-    shares = []
     with jax.enable_x64(True):  # probabilities of a saturated head underflow in float32
-        for order in ("first", "exact"):
-            found = duality.nearest_shift(
-                jnp.asarray(np.asarray(logits), jnp.float64), jnp.asarray(change), order=order
-            )
-            left = jnp.sum(jnp.square(found.common_mode)) + jnp.sum(jnp.square(found.outside))
-            shares.append(float(left) / total)
+        wide = jnp.asarray(np.asarray(logits), jnp.float64)
+        found = duality.nearest_shift(wide, jnp.asarray(change), floor=TINY)
+        alone = float(jnp.sum(jnp.square(found.common_mode)) + jnp.sum(jnp.square(found.outside)))
     _, residual = duality.shared_shift(np.asarray(logits), np.asarray(labels), change)
-    return shares[0], shares[1], float(np.sum(residual**2)) / total
+    total = float(np.sum(change**2))
+    return alone / total, float(np.sum(residual**2)) / total
 
 
 def bound_of(model: Model, key: jax.Array) -> tuple[float, float]:
@@ -139,29 +139,28 @@ def bound_of(model: Model, key: jax.Array) -> tuple[float, float]:
     return float(terms.total), float(terms.total - risk(model.test, second))
 
 
-def of_seed(model: Model, seed: int) -> dict[str, float]:
-    """Every measure of one seed."""
+def of_seed(model: Model, turned: Model, seed: int) -> dict[str, float]:
+    """Every measure of one seed, of heads trained with "lpg" and "lpg-mean"."""
     keys = jax.random.split(jax.random.key(seed), 3)
     inputs, labels = (array[:EXAMPLES] for array in model.train)
     logits, _ = model.trained.apply(model.trained.params, inputs)
-    first, exactly, shared = lpl_unreached(model, logits, labels)
     total, slack = bound_of(model, keys[2])
-    return {
+    found = {
         "duality_order": duality_order(logits, keys[0]),
         "duality_exact": duality_exact(model, inputs, labels, keys[1]),
-        "lpl_unreached": first,
-        "lpl_unreached_exactly": exactly,
-        "lpl_unreached_by_class": shared,
         "bound_total": total,
         "bound_slack": slack,
     }
+    for at, params in (("start", turned.start), ("end", turned.trained.params)):
+        found[f"lpl_unreached_{at}"], found[f"lpl_unreached_by_class_{at}"] = lpl_unreached(turned, params)
+    return found
 
 
 def measure(home: Path, out: Path, seeds: Sequence[int], command: str) -> list[Path]:
     """Measures the final runs of a scenario; writes measures.json, features.npz beside them, and the probe.
 
     Args:
-      home: of the scenario, all of whose runs of "ce", "lpl" and "lpg" are there.
+      home: of the scenario, all of whose runs are there.
       out: directory of the evidence.
       seeds: of the measures; the features are those of the first three.
       command: that made them.
@@ -169,7 +168,11 @@ def measure(home: Path, out: Path, seeds: Sequence[int], command: str) -> list[P
     Returns:
       What was written.
     """
-    found = [of_seed(read(home / "final" / "lpg" / f"seed={seed}", "lpg"), seed) for seed in seeds]
+
+    def model_of(label: str, seed: int) -> Model:
+        return read(home / "final" / label / f"seed={seed}", "lpg")
+
+    found = [of_seed(model_of("lpg", seed), model_of("lpg-mean", seed), seed) for seed in seeds]
     content = {
         name: {"values": [row[name] for row in found], "unit": "1", "what": name, "command": command}
         for name in found[0]
@@ -179,9 +182,10 @@ def measure(home: Path, out: Path, seeds: Sequence[int], command: str) -> list[P
     for label in LABELS:
         for seed in seeds[:MAPS]:
             at = home / "final" / label / f"seed={seed}"
-            model = read(at, label)
+            method = label.removesuffix("-decay")
+            model = read(at, method)
             _, features = model.trained.apply(model.trained.params, model.test[0][:MAPPED])
-            path = at / label / "features.npz"
+            path = at / method / "features.npz"
             np.savez(path, features=np.asarray(features), labels=np.asarray(model.test[1][:MAPPED]))
             written.append(path)
     return written + _probe(home, out)

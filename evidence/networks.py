@@ -14,13 +14,14 @@ from evidence import entries, plan
 from evidence.entries import Entry
 from evidence.scenarios import SCENARIOS, Scenario
 from evidence.scribe import FILE, Scribe
+from lpg_jax.report.choice import READINGS
 from lpg_jax.training import workdir
 
 RIVAL = {"longtail": "la", "noisy": "gce"}
 
 
 def entries_of(tuned: dict[str, Any], kind: str) -> list[Entry]:
-    """Cross-entropy, the rival, the best LPG by the scores on what was held out, and its equal-norm control.
+    """Cross-entropy, the rival, the best reading of LPG by the scores on what was held out, and its equal-norm control.
 
     Args:
       tuned: scenario.json of the same problem on features.
@@ -37,13 +38,14 @@ def entries_of(tuned: dict[str, Any], kind: str) -> list[Entry]:
       ['ce', 'la', 'lpg', 'equal-lpg']
     """
     rows = tuned["entries"]
-    candidates = [label for label, row in rows.items() if row["role"] == entries.LPG and row["method"] == "lpg"]
-    best = max(candidates, key=lambda label: max(trial["mean"] for trial in rows[label]["trials"]))
+    best = max(
+        filter(rows.__contains__, READINGS), key=lambda label: max(trial["mean"] for trial in rows[label]["trials"])
+    )
     made = [
         Entry(label, rows[label]["title"], rows[label]["role"], rows[label]["method"], fixed=_options(rows[label]))
         for label in ("ce", RIVAL[kind], best)
     ]
-    control = Entry("equal-lpg", f"{rows[best]['title']}, at the gradient norm of cross-entropy", entries.CONTROL,
+    control = Entry(f"equal-{best}", f"{rows[best]['title']}, at the gradient norm of cross-entropy", entries.CONTROL,
                     "equal_lpg", inherits=(best,))  # fmt: skip
     return [*made, control]
 

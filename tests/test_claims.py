@@ -300,6 +300,14 @@ def test_every_label_of_a_claim_is_an_entry_of_its_kind(kind):
             assert not wrong, (claim.text, wrong)
 
 
+def test_all_baselines_are_all_baselines():
+    for kind, labels in (("longtail", claims.LONGTAIL), ("noisy", claims.NOISY)):
+        planned = entries.of_kind(kind, {entries.RATES: 0.1, entries.DECAY: 0.1}, {}).values()
+        baselines = {each.label for each in planned if each.role == entries.BASELINE and not each.knows}
+        general = {each.label for each in entries._plain()} | {"lpl"} if kind == "noisy" else set()
+        assert set(labels) == baselines - general
+
+
 def test_every_study_of_a_claim_is_planned():
     planned = {study.name: study for of in studies.STUDIES.values() for study in of}
     for claim, test in contrasts():

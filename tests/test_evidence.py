@@ -228,6 +228,8 @@ def test_a_network_waits_for_all_that_is_chosen_on_features(tmp_path, capsys):
 def test_what_is_recommended_is_a_config(monkeypatch, tmp_path):
     config = {"method": "la+lpg", "train.learning_rate": 0.07, "lpg.epsilon": 0.03, "losses.la.tau": 1.25}
     monkeypatch.setattr(presets, "RECOMMENDED", tmp_path / "recommended.json")
+    with pytest.raises(ValueError, match=r"recommended\.json: not there; `python -m lpg_jax\.report"):
+        heads.get_config("recommended,digits,balanced")
     presets.RECOMMENDED.write_text(json.dumps({"digits_longtail50": {"config": config}}))
     found = heads.get_config("recommended,digits,longtail50")
     settings.check(found)

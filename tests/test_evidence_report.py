@@ -289,9 +289,17 @@ def gap(mean, half):
 )
 def test_advice_follows_the_intervals(scenario, mean, rate, text):
     gaps = {"lpg_over_baseline": gap(mean, 0.01), "lpg_over_rate": gap(rate, 0.01), "lpg_over_ce": gap(0.03, 0.005)}
-    found = advice.advise(scenario)._replace(**gaps)
+    found = advice.advise(scenario)._replace(**gaps, lpg_over_strongest=gap(0.02, 0.01))
     assert text in advice.sentence(found)
     assert found.helps == ("LPG helps" in advice.sentence(found))
+
+
+def test_a_baseline_that_was_not_chosen_but_is_as_good_counts(scenario):
+    found = advice.advise(scenario)
+    assert found.lpg_over_strongest.mean == pytest.approx(np.mean(LPG) - 0.85)  # of cb, which held-out scores missed
+    gaps = {"lpg_over_baseline": gap(0.02, 0.01), "lpg_over_rate": gap(0.02, 0.01)}
+    assert not found._replace(**gaps).helps
+    assert "but by −10.25 ± " in advice.sentence(found._replace(**gaps))
 
 
 def test_what_is_recommended_has_lpg_in_it_and_says_what_it_gains(runs, scenario, tmp_path):

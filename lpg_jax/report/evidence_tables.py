@@ -180,6 +180,11 @@ def _chosen(scenario: Scenario, made: Sequence[Row]) -> list[str]:
         f"For all, chosen for ce: {fields_text(scenario.base) or 'as in the config'}.",
         "",
     ]
+    if scenario.tier == "T3":
+        lines[2] = (
+            f"For all, over the config: {fields_text(scenario.base)}. Options of methods are those chosen for a head "
+            "on features of the same images; trials and scores are the head's."
+        )
     table = [["entry", "title", "fields", "trials", "held-out balanced accuracy"], ["---"] * 5]
     for row in made:
         entry = scenario.entries[row.label]

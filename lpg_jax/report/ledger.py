@@ -165,7 +165,7 @@ def _detail(index: int, claim: Claim, found: Sequence[Finding]) -> list[str]:
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     if claim.protocol:
-        lines += [f"The paper's own setting (T4), not run here: `{claim.protocol}`", ""]
+        lines += [f"What there is here of the paper's own setting (T4), not run: `{claim.protocol}`", ""]
     return lines + [f"Command: `{command}`" for command in commands(found)] + [""]
 
 

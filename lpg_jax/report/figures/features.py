@@ -33,7 +33,7 @@ from lpg_jax.report.classes import class_order
 from lpg_jax.report.evidence import Estimate, Result, Scenario, interval
 from lpg_jax.report.figures import marks
 
-LABELS = ("ce", "lpl", "lpg")  # of the maps; numbers are taken of every label with features
+LABELS = ("ce", "lpl", "lpg", "lpg-decay")  # of the maps; numbers are taken of every label with features
 NAMES = tuple(f"{name}{part}" for part in ("", "_tail") for name in ("silhouette", "intra", "inter", "ratio"))
 _TOLD = ("silhouette", "intra", "inter")  # above a map
 _EXAMPLES = 3000  # for the silhouette, whose time grows with their square
