@@ -1,0 +1,77 @@
+"""The committed results: enough seeds, settings that can be traced, and a README that says what they say."""
+
+import csv
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from configs import heads, presets
+from evidence.scenarios import SCENARIOS
+from lpg_jax.report.claims import CLAIMS
+from lpg_jax.training import commandline, settings
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+SEEDS = {"T1": 10, "T2": 10, "T3": 3}
+
+
+def read_csv(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+TABLES = {path.stem.partition("-")[2]: read_csv(path) for path in sorted(RESULTS.glob("tables/T?-*.csv"))}
+RECOMMENDED = json.loads(presets.RECOMMENDED.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_entry_has_its_seeds_and_a_command_that_is_its_config(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for row in TABLES[name]:
+        assert int(row["n"]) >= SEEDS[row["tier"]], row["label"]
+        config = commandline.parse(shlex.split(row["command"])[1:]).config
+        settings.check(config)
+        for field, value in json.loads(row["fields"]).items():
+            assert f"--config.{field}={value}" in shlex.split(row["command"])
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_controls_stand_in_every_table(name):
+    labels = {row["label"] for row in TABLES[name]}
+    if SCENARIOS[name].tier == "T3":
+        assert any(label.startswith("equal-") for label in labels)
+        return
+    controls = {"equal-lpg", "scaled-ce", "random-lpg", "lpg-opposite", "ce-lr", "ce-less", "lpg-decay", "random-decay"}
+    assert controls | {"learned-lpg", "sample-lpg"} <= labels
+
+
+@pytest.mark.parametrize("name", RECOMMENDED)
+def test_what_is_recommended_was_chosen_on_held_out_data(name):
+    """The best of all rows with LPG in them, by the scores in the table; not by those of the test part."""
+    rows = {row["label"]: row for row in TABLES[name] if row["held_out"]}
+    found = rows[RECOMMENDED[name]["label"]]
+    with_lpg = [
+        row
+        for row in rows.values()
+        if row["role"] in ("lpg", "combination") or json.loads(row["fields"]).get("lpg.opposite")
+    ]
+    assert float(found["held_out"]) == max(float(row["held_out"]) for row in with_lpg)
+    config = RECOMMENDED[name]["config"]
+    assert {**json.loads(found["fields"]), "method": config["method"]} == config
+    assert float(found["minus_ce"]) == pytest.approx(RECOMMENDED[name]["over_ce"]["mean"] / 100, abs=1e-4)
+    if SCENARIOS[name].tier != "T3":
+        scenario = SCENARIOS[name]
+        settings.check(heads.get_config(f"{scenario.data},{scenario.problem},recommended"))
+
+
+def test_readme_has_the_lines_of_the_ledger():
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Evidence")[2].partition("\n## ")[0]
+    ledger = set((RESULTS / "claims.md").read_text(encoding="utf-8").splitlines())
+    rows = [line for line in section.splitlines() if line.startswith("| T")]
+    assert rows
+    assert not [line for line in rows if line not in ledger]
+    assert {row.split()[2] for row in rows} == TABLES.keys()
+    counts = next(line for line in ledger if line.startswith(f"**{len(CLAIMS)} claims: "))
+    assert counts.strip("*").partition("**")[0] in " ".join(section.split())
