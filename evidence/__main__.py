@@ -8,8 +8,8 @@
 `run` prints the hours first, continues where it was cut short, and may be started several times at once for different
 scenarios. For each scenario:
 
-1. learning rate and weight decay are chosen for cross-entropy, 56 pairs: the smallest rate that does as well as the
-   best (half a point), since larger ones are close to collapse;
+1. learning rate and weight decay are chosen for cross-entropy, 56 pairs: the middle one of the rates that do as well
+   as the best (half a point), away from collapse and from training that does not come far;
 2. every method gets six trials of its hyper-parameters at that learning rate, each with half, once and twice that
    weight decay, and with less or more as long as the best one lies at an end. Both are trained on a part of the
    training set and chosen by balanced accuracy on the rest of it, with right labels there; mean over three (T2: two)

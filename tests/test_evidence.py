@@ -99,13 +99,16 @@ def test_what_is_tried_and_what_is_tested():
     assert (tried.train, tried.model, tried.data.train_size) == (final.train, final.model, final.data.train_size)
 
 
-def test_the_learning_rate_is_the_smallest_that_does_as_well():
-    table = {(0.1, 0.01): 0.6, (0.1, 0.02): 0.797, (0.1, 0.05): 0.798, (0.2, 0.01): 0.8, (0.05, 0.01): 0.79}
+@pytest.mark.parametrize(("score", "rate"), [(0.79, 0.1), (0.796, 0.1), (0.0, 0.1), (0.81, 0.05)])
+def test_the_learning_rate_is_in_the_middle_of_those_that_do_as_well(score, rate):
+    """0.1 and 0.2 do; 0.05 with `score` and 0.02 do not, or 0.05 does, too, or is the only one."""
+    table = {(0.02, 0.01): 0.5, (0.05, 0.05): score, (0.1, 0.01): 0.6, (0.1, 0.02): 0.797, (0.1, 0.05): 0.798}
+    table[0.2, 0.01] = 0.8
     trials = tuple(
         plan.Trial({entries.RATES: rate, entries.DECAY: decay}, mean, 0.0, 2, mean == 0.8)
         for (rate, decay), mean in table.items()
     )
-    assert plan.chosen(plan.base_trials(trials)) == {entries.RATES: 0.1, entries.DECAY: 0.05}
+    assert plan.chosen(plan.base_trials(trials)) == {entries.RATES: rate, entries.DECAY: 0.05}
     assert sum(trial.chosen for trial in plan.base_trials(trials)) == 1
 
 
