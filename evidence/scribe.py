@@ -112,7 +112,7 @@ class Scribe:
             "entries": self.made,
             "studies": self.studies,
             **provenance(self.command),
-            "git_revision": ", ".join(sorted({r for made in self.made.values() for r in made["revisions"]})),
+            "git_revision": ", ".join(sorted({r for made in self.made.values() for r in made.get("revisions", ())})),
             "machine": output.cpu_name(),
         }
         workdir.write_json(self.home / FILE, content)

@@ -15,8 +15,10 @@ from lpg_jax.report.evidence import Scenario
 from lpg_jax.report.wording import REPORT, number, scenarios_command, seeds_text
 
 RULE = f"""The rule and the tests were fixed before the runs that stand here, but not before any run: first, partial
-ones of two long tails had been seen; what was added since says so. Each comparison has an interval (95 %, Student's t,
-paired over seeds, unless it says otherwise) and a set of values that the claim allows. Its sign is
+ones of two long tails had been seen; what was added since says so. Comparisons with `lpg-decay` and `random-decay`, LPG
+at cross-entropy's weight decay, took the place of those with `lpg` and `random-lpg` after the first results, when it
+was seen that these were trained with another. Each comparison has an interval (95 %, Student's t, paired over seeds,
+unless it says otherwise) and a set of values that the claim allows. Its sign is
 
 - `+` if the interval lies wholly among the values that the claim allows,
 - `-` if it lies wholly among the others,
