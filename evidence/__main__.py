@@ -6,7 +6,8 @@
     python -m lpg_jax.report runs/evidence --out results              # tables, figures, the ledger of claims
 
 `run` prints the hours first, continues where it was cut short, and may be started several times at once for different
-scenarios. For each scenario:
+scenarios; on a CPU one process for each core gets on faster than one with all of them (Linux: `taskset -c 0 python`
+and so on). For each scenario:
 
 1. learning rate and weight decay are chosen for cross-entropy, 56 pairs: the middle one of the rates that do as well
    as the best (half a point), away from collapse and from training that does not come far;

@@ -78,6 +78,9 @@ class Scribe:
         self.fields[entry.label] = fields
         outcomes = self.train(plan.final_runs(self.scenario, entry, {**base, **fields}, self.home))
         errors = {str(outcome.run.point["seed"]): outcome.error for outcome in outcomes if outcome.error}
+        for seed, error in errors.items():
+            if not plan.diverged(error):
+                raise RuntimeError(f"{self.scenario.name} {entry.label} seed {seed}: {error}")
         self.made[entry.label] = {
             "title": entry.title,
             "role": entry.role,
@@ -90,9 +93,6 @@ class Scribe:
             "errors": errors,
             "revisions": sorted({_revision(outcome.run) for outcome in outcomes}),
         }
-        for seed, error in errors.items():
-            if not plan.diverged(error):
-                raise RuntimeError(f"{self.scenario.name} {entry.label} seed {seed}: {error}")
         seconds = time.perf_counter() - began
         self.console.print(
             f"{self.scenario.name} {entry.label}: {fields} {errors or ''} {seconds:.0f} s", highlight=False

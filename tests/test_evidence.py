@@ -11,7 +11,7 @@ from rich.console import Console
 
 from configs import default, heads, presets
 from evidence import __main__ as evidence
-from evidence import entries, networks, plan, studies
+from evidence import entries, networks, plan, scribe, studies
 from evidence.prepare import prepare
 from evidence.scenarios import SCENARIOS
 from lpg_jax import data, training
@@ -156,6 +156,14 @@ def test_a_fault_of_the_machine_is_no_score(tmp_path):
     run = finished(tmp_path / "a", 0.5)
     with pytest.raises(RuntimeError, match="No space left on device"):
         plan.trials_of([{}], [[run]], [sweep.Outcome(run, "OSError: No space left on device")])
+
+
+def test_a_run_that_could_not_begin_says_why(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where there are no features
+    made = scribe.Scribe(SCENARIOS["digits_longtail50"], tmp_path / "home", "", Console(quiet=True))
+    with pytest.raises(RuntimeError, match=r"digits_longtail50 ce seed 0: .*features/digits\.npz.: no such file"):
+        made.entry(of_kind("longtail")["ce"], BASE)
+    assert not made.made
 
 
 @pytest.fixture
