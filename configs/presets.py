@@ -10,7 +10,8 @@ every trial with its mean, 95 % interval and number of data seeds, and a test co
 threshold of lpg (`digits_longtail.py` says how those were), gdw, mwnet, learned_lpg, the methods for long tails where
 classes are equally frequent, and the operators; they are as in configs/default.py.
 
-`recommended` are the settings with LPG in them that did best in the evidence, for a head on fixed features.
+`recommended` are the settings with LPG in them that did best in the evidence: for a head on fixed features with
+learning rate and weight decay, for a network the method and its options only.
 """
 
 import json
@@ -119,12 +120,15 @@ RECOMMENDED = Path(__file__).parents[1] / "results" / "recommended.json"  # by `
 
 
 def recommended(scenario: str) -> Preset:
-    """The best setting with LPG in it, method, learning rate and weight decay included, by scores on held-out data.
+    """The best setting with LPG in it by scores on held-out data: method, options, and of heads what is trained with.
+
+    Of a head ("cifar10_longtail100") learning rate and weight decay are part of it. Of a network
+    ("cifar10_longtail100_resnet8") they are the network's own, the same for all methods, and no part of it.
 
     The file also says what it gains over cross-entropy and over the best baseline: in many scenarios nothing.
 
     Args:
-      scenario: as in `python -m evidence run SCENARIO`, for example "cifar10_longtail100".
+      scenario: as in `python -m evidence run SCENARIO`.
 
     Raises:
       ValueError: the evidence has no such scenario, or its file is not there.

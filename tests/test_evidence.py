@@ -9,7 +9,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
-from configs import default, heads, presets
+from configs import cifar_longtail, cifar_noisy, default, heads, presets
 from evidence import __main__ as evidence
 from evidence import entries, networks, plan, scribe, studies
 from evidence.prepare import prepare
@@ -248,6 +248,22 @@ def test_what_is_recommended_is_a_config(monkeypatch, tmp_path):
     assert heads.get_config("digits,longtail50").method != "la+lpg"
     with pytest.raises(ValueError, match=r"scenario='digits_balanced': recommended\.json has none; must be one of"):
         heads.get_config("recommended,digits,balanced")
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "scenario"),
+    [(cifar_longtail, "laptop", "cifar10_longtail100_resnet8"), (cifar_noisy, "human", "cifar10_human_resnet8")],
+)
+def test_a_network_has_its_own_recommended_options(module, words, scenario, monkeypatch, tmp_path):
+    config = {"method": "lpg", "lpg.direction": "class_scale", "lpg.epsilon": 0.33}
+    monkeypatch.setattr(presets, "RECOMMENDED", tmp_path / "recommended.json")
+    presets.RECOMMENDED.write_text(json.dumps({scenario: {"config": config}}))
+    plain, found = module.get_config(words), module.get_config(f"recommended,{words}")
+    settings.check(found)
+    assert {name: _field(found, name) for name in config} == config
+    assert found.train == plain.train
+    with pytest.raises(ValueError, match=r"recommended\.json has none; must be one of cifar10_"):
+        module.get_config(f"recommended,cifar100,{words}")
 
 
 def _field(config, name):

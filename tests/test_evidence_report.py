@@ -313,6 +313,8 @@ def test_what_is_recommended_has_lpg_in_it_and_says_what_it_gains(runs, scenario
     assert found["over_ce"]["ci95"] == pytest.approx(50 * (interval.high - interval.low), abs=0.005)
     assert found["over_rate"] == {"mean": None, "ci95": None, "n": 0}  # nobody ran ce-lr
     assert (found["baseline"], found["helps"]) == ("la", False)
+    (network,) = advice.recommended([scenario._replace(tier="T3")]).values()
+    assert network["config"] == {"method": "lpg", "lpg.epsilon": 0.1, "lpg.split": "frequency"}  # nobody chose the rate
     assert advice.recommended([scenario._replace(entries={"ce": scenario.entries["ce"]})]) == {}
 
 

@@ -59,9 +59,11 @@ def test_what_is_recommended_was_chosen_on_held_out_data(name):
     ]
     assert float(found["held_out"]) == max(float(row["held_out"]) for row in with_lpg)
     config = RECOMMENDED[name]["config"]
-    assert {**json.loads(found["fields"]), "method": config["method"]} == config
+    network = SCENARIOS[name].tier == "T3"  # whose learning rate was not chosen
+    fields = {k: v for k, v in json.loads(found["fields"]).items() if not network or k not in SCENARIOS[name].fields}
+    assert {**fields, "method": config["method"]} == config
     assert float(found["minus_ce"]) == pytest.approx(RECOMMENDED[name]["over_ce"]["mean"] / 100, abs=1e-4)
-    if SCENARIOS[name].tier != "T3":
+    if not network:
         scenario = SCENARIOS[name]
         settings.check(heads.get_config(f"{scenario.data},{scenario.problem},recommended"))
 

@@ -55,6 +55,7 @@ def advise(scenario: Scenario) -> Advice:
 def recommended(scenarios: Sequence[Scenario]) -> dict[str, dict[str, Any]]:
     """The best entry with LPG in it of every scenario that has one: {name: its config over the scenario's, its gains}.
 
+    The config of a head has the learning rate and weight decay that were chosen for it; nothing was for a network (T3).
     `over_ce`, `over_baseline` and `over_rate` (ce at another learning rate) are differences on the test part in points
     with n, and `helps` is that of `Advice`: where it is false, use the baseline instead.
     """
@@ -70,7 +71,7 @@ def recommended(scenarios: Sequence[Scenario]) -> dict[str, dict[str, Any]]:
         }
         made[scenario.name] = {
             "label": entry.label,
-            "config": {"method": entry.method, **scenario.base, **entry.fields},
+            "config": {"method": entry.method, **({} if scenario.tier == "T3" else scenario.base), **entry.fields},
             "baseline": advice.baseline,
             "helps": advice.helps,
             **{name: _in_points(gap) for name, gap in gaps.items()},
