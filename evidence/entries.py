@@ -124,19 +124,12 @@ def _controls(text: str, fixed: Fields) -> list[Entry]:
     return made
 
 
-def _with_lpg(bases: Iterable[Entry], fixed: Fields) -> list[Entry]:
-    return [
-        Entry(
-            f"{base.label}+lpg",
-            f"{base.title} + LPG",
-            COMBINATION,
-            f"{base.method}+lpg",
-            EPSILONS if base.label == "sam" else SMALL,
-            fixed,
-            (base.label,),
-        )
-        for base in bases
-    ]
+def _with_lpg(bases: Iterable[Entry], fixed: Fields, trials: tuple[Fields, ...] = SMALL) -> list[Entry]:
+    def beside(base: Entry) -> Entry:
+        title, method = f"{base.title} + LPG", f"{base.method}+lpg"
+        return Entry(f"{base.label}+lpg", title, COMBINATION, method, trials, fixed, inherits=(base.label,))
+
+    return [beside(base) for base in bases]
 
 
 def _also(split: str, text: str, *labels: str) -> list[Entry]:
@@ -198,7 +191,8 @@ def longtail(held_out: Fields) -> list[Entry]:
         Entry("lpg-rare", "LPG by frequency, threshold below the middle", LPG, "lpg", rare, {"lpg.split": "frequency"}),
         *_also("accuracy", "accuracy", "lpg-accuracy"),
         *_also("gradient_variance", "gradient variance", "lpg-variance"),
-        *_with_lpg((la, lpl, sam), fixed),
+        *_with_lpg((la, lpl), fixed),
+        *_with_lpg((sam,), fixed, EPSILONS),
     ]
 
 
@@ -245,7 +239,8 @@ def noisy(held_out: Fields) -> list[Entry]:
         lpl,
         *_lpg("gradient_variance", "gradient variance", {"lpg.threshold": "mean"}, held_out),
         *_also("accuracy", "accuracy", "lpg-accuracy", "lpg-accuracy-opposite"),
-        *_with_lpg((gce, lpl, _plain()[-1]), fixed),
+        *_with_lpg((gce, lpl), fixed),
+        *_with_lpg(_plain()[-1:], fixed, EPSILONS),
     ]
 
 
@@ -260,7 +255,8 @@ def balanced(held_out: Fields) -> list[Entry]:
         lpl,
         *_lpg("accuracy", "accuracy", {"lpg.threshold": "mean"}, held_out),
         *_also("gradient_variance", "gradient variance", "lpg-variance"),
-        *_with_lpg((mixup, lpl, sam), fixed),
+        *_with_lpg((mixup, lpl), fixed),
+        *_with_lpg((sam,), fixed, EPSILONS),
     ]
 
 
