@@ -14,8 +14,8 @@ from lpg_jax.report.figures import marks
 from lpg_jax.report.figures.marks import Row
 
 PANELS = {
-    "head": "Frequent half of classes",
-    "tail": "Rare half of classes",
+    "head": "Frequent half",
+    "tail": "Rare half",
     "balanced": "All classes",
 }
 _ROW = 0.2  # inches
