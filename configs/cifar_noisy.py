@@ -6,9 +6,9 @@
     python launch.py --config=configs/cifar_noisy.py:laptop
 
 Words after the colon, with commas: cifar10 or cifar100; symmetric (50 %), asymmetric, pair or instance (40 %), or human
-(CIFAR-10N and -100N, from a file with one array per set of labels); both (methods), ce or lpg; laptop; recommended
-(cifar10 with human): the method and options with LPG in them that did best in the evidence (results/recommended.json,
-with what they gain on a ResNet-8: not always something), in the place of the paper's.
+(CIFAR-10N and -100N, from a file with one array per set of labels); both (methods), ce, lpg, or recommended
+(cifar10 with human): what did best in the evidence of all with LPG in it, with its options (results/recommended.json
+says what it gains on a ResNet-8: not always something); laptop.
 
 GDW and MW-Net learn from clean examples taken out of the training set: `--config.method=gdw,mwnet
 --config.data.validation_per_class=100 --config.data.validation_labels=clean`.
@@ -35,20 +35,16 @@ def get_config(variant: str = "") -> default.Config:
         variant,
         data=("cifar10", "cifar100"),
         noise=tuple(RATES),
-        method=default.METHODS,
+        method=presets.METHODS,
         size=("full", "laptop"),
-        setting=("paper", "recommended"),
     )
     config = default.cifar(default.get_config(), chosen["data"])
-    config.method = default.methods(chosen["method"])
     config.data.noise.kind, config.data.noise.rate = chosen["noise"], RATES[chosen["noise"]]
     config.model.name = "resnet32"
     presets.apply(config, chosen["data"], "noisy")
     if chosen["size"] == "laptop":
         default.laptop(config, epochs=2)
-    if chosen["setting"] == "recommended":
-        config.update_from_flattened_dict(presets.recommended(f"{chosen['data']}_{chosen['noise']}_resnet8"))
-    return config
+    return presets.set_method(config, chosen["method"], f"{chosen['data']}_{chosen['noise']}_resnet8")
 
 
 def sweep() -> dict[str, list]:

@@ -18,6 +18,7 @@ import json
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from configs import default
 from configs.default import Config
 
 Preset: TypeAlias = dict[str, Any]
@@ -141,6 +142,22 @@ def recommended(scenario: str) -> Preset:
     if scenario not in known:
         raise ValueError(f"scenario={scenario!r}: {RECOMMENDED.name} has none; must be one of {', '.join(known)}")
     return known[scenario]["config"]
+
+
+METHODS = (*default.METHODS, "recommended")  # words for config.method where T3 of the evidence has the problem
+
+
+def set_method(config: Config, word: str, scenario: str) -> Config:
+    """Sets the methods that a word of METHODS stands for, and returns the config; options too with "recommended".
+
+    Raises:
+      ValueError: nothing is recommended for that scenario.
+    """
+    if word != "recommended":
+        config.method = default.methods(word)
+        return config
+    config.update_from_flattened_dict(recommended(scenario))
+    return config
 
 
 def apply(config: Config, problem: str, scenario: str) -> Config:

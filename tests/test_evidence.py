@@ -264,6 +264,8 @@ def test_a_network_has_its_own_recommended_options(module, words, scenario, monk
     assert found.train == plain.train
     with pytest.raises(ValueError, match=r"recommended\.json has none; must be one of cifar10_"):
         module.get_config(f"recommended,cifar100,{words}")
+    with pytest.raises(ValueError, match="'lpg': method is 'recommended' already"):
+        module.get_config(f"recommended,lpg,{words}")
 
 
 def _field(config, name):
