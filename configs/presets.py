@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from configs import default
-from configs.default import Config
 
 Preset: TypeAlias = dict[str, Any]
 
@@ -117,6 +116,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("embeddings", "noisy"): _lpg("gradient_variance", "mean", 0.1),
 }
 
+METHODS = (*default.METHODS, "recommended")  # words for config.method where T3 of the evidence may have the problem
 RECOMMENDED = Path(__file__).parents[1] / "results" / "recommended.json"  # by `python -m lpg_jax.report`
 
 
@@ -144,11 +144,13 @@ def recommended(scenario: str) -> Preset:
     return known[scenario]["config"]
 
 
-METHODS = (*default.METHODS, "recommended")  # words for config.method where T3 of the evidence has the problem
-
-
-def set_method(config: Config, word: str, scenario: str) -> Config:
+def set_method(config: default.Config, word: str, scenario: str) -> default.Config:
     """Sets the methods that a word of METHODS stands for, and returns the config; options too with "recommended".
+
+    Args:
+      config: of a network, with the presets applied.
+      word: of METHODS.
+      scenario: of the evidence's T3, of which "recommended" speaks.
 
     Raises:
       ValueError: nothing is recommended for that scenario.
@@ -160,7 +162,7 @@ def set_method(config: Config, word: str, scenario: str) -> Config:
     return config
 
 
-def apply(config: Config, problem: str, scenario: str) -> Config:
+def apply(config: default.Config, problem: str, scenario: str) -> default.Config:
     """Sets the fields of PRESETS[problem, scenario] in a config, and returns it.
 
     Raises:
