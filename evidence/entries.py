@@ -1,9 +1,10 @@
-"""What is compared: for each kind of problem the methods, each with six trials of its hyper-parameters.
+"""What is compared: for each kind of problem the methods, each with six values or more of its hyper-parameters.
 
-Every method gets as many trials as LPG gets of its eps, each with three weight decays or more (`plan.DECAYS`), at the
-learning rate that is chosen for plain cross-entropy before. A combination keeps what was chosen for its first part and
-tries six of LPG's. "equal-lpg" and "scaled-ce" keep the options of "lpg": what they change is what they control for.
-"lpg-decay" and "random-decay" show what LPG does to classes where nothing else differs from cross-entropy.
+Every method tries six values of its own, as LPG does of its eps, and more while the best is the last tried; each with
+three weight decays or more (`plan.wider`), at the learning rate that is chosen for cross-entropy before.
+A combination keeps what was chosen for its first part and tries six values of LPG's. "equal-lpg" and "scaled-ce" keep
+the options of "lpg": what they change is what they control for. "lpg-decay", "random-decay" and "opposite-decay" show
+what LPG does to classes where nothing else differs from cross-entropy.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,7 +24,7 @@ class Entry(NamedTuple):
     title: str
     role: str  # BASELINE, LPG, CONTROL or COMBINATION
     method: str  # config.method
-    trials: tuple[Fields, ...] = (MappingProxyType({}),)
+    trials: tuple[Fields, ...] = ()  # in the order in which they are tried; (): nothing is chosen for it
     fixed: Fields = MappingProxyType({})  # in every trial
     inherits: tuple[str, ...] = ()  # labels whose chosen fields are kept
     knows: str = ""  # what it is told beyond the training set
@@ -35,26 +36,30 @@ def one(field: str, *values: Any) -> tuple[Fields, ...]:
     return tuple({field: value} for value in values)
 
 
-EPSILONS = one("lpg.epsilon", 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
-SLOPES = tuple({"lpg.epsilon": 0.0, **trial} for trial in one("lpg.slope", 0.1, 0.2, 0.4, 0.8, 1.6, 3.2))
-SMALL = one("lpg.epsilon", 0.005, 0.02, 0.05, 0.1, 0.2, 0.5)  # beside another method
-RADII = one("descent.sam.rho", 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-FACTORS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0)  # of the learning rate
+EPSILONS = one("lpg.epsilon", 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
+SLOPES = {  # eps = slope x margin; margins of frequency are about 0.3, of accuracy below 0.2, of variance 0.003 to 0.03
+    "frequency": one("lpg.slope", 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4),
+    "accuracy": one("lpg.slope", 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
+    "gradient_variance": one("lpg.slope", 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0),
+}
+SMALL = one("lpg.epsilon", 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # beside another method
+RADII = one("descent.sam.rho", 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+FACTORS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)  # of the learning rate
 
 
 def _plain() -> list[Entry]:
     """Baselines of every kind of problem."""
     return [
-        Entry("ce", "cross-entropy", BASELINE, "ce"),
+        Entry("ce", "cross-entropy", BASELINE, "ce", (MappingProxyType({}),)),
         Entry(
             "smooth",
             "label smoothing",
             BASELINE,
             "smooth",
-            one("losses.smooth.alpha", 0.02, 0.05, 0.1, 0.2, 0.3, 0.4),
+            one("losses.smooth.alpha", 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8),
         ),
-        Entry("mixup", "mixup", BASELINE, "mixup", one("losses.mixup.alpha", 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)),
-        Entry("focal", "focal loss", BASELINE, "focal", one("losses.focal.gamma", 0.25, 0.5, 1.0, 2.0, 3.0, 5.0)),
+        Entry("mixup", "mixup", BASELINE, "mixup", one("losses.mixup.alpha", 0.05, 0.1, 0.2, 0.4, 0.7, 1.0, 2.0)),
+        Entry("focal", "focal loss", BASELINE, "focal", one("losses.focal.gamma", 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0)),
         Entry("sam", "SAM", BASELINE, "sam", RADII),
     ]
 
@@ -68,7 +73,7 @@ def _lpl(bounds: str, steps: int) -> Entry:
             "losses.lpl.epsilon": round(0.25 * steps * size, 6),
             "losses.lpl.slope": round(0.75 * steps * size, 6),
         }
-        for size in (0.01, 0.05, 0.1, 0.3, 1.0, 2.0)
+        for size in (0.01, 0.05, 0.1, 0.3, 1.0, 2.0, 4.0)
     )
     return Entry("lpl", "LPL, varied bound", BASELINE, "lpl", trials)
 
@@ -76,9 +81,10 @@ def _lpl(bounds: str, steps: int) -> Entry:
 def _lpg(split: str, text: str, scale: Fields, held_out: Fields) -> list[Entry]:
     """LPG with the split that the paper has for this kind of problem, by example, with learnt bounds, and controls."""
     fixed = {"lpg.split": split, **scale}
+    slopes = tuple({"lpg.epsilon": 0.0, **trial} for trial in SLOPES[split])
     learnt = one("descent.learned_lpg.epsilon_max", 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
     return [
-        *_readings(text, fixed),
+        *_readings(text, fixed, slopes),
         _by_example("sample-lpg", "hard"),
         _by_example("sample-lpg-easy", "easy"),
         Entry("learned-lpg", "LPG with learnt bounds", LPG, "learned_lpg", learnt, held_out),
@@ -86,23 +92,23 @@ def _lpg(split: str, text: str, scale: Fields, held_out: Fields) -> list[Entry]:
     ]
 
 
-def _readings(text: str, fixed: Fields) -> list[Entry]:
+def _readings(text: str, fixed: Fields, slopes: tuple[Fields, ...]) -> list[Entry]:
     """Every direction, with a fixed bound or the varied one of Eq. 21, and PGD."""
     mean, scale = ({**fixed, "lpg.direction": name} for name in ("class_mean", "class_scale"))
     pgd = {**fixed, "lpg.pgd_steps": 3, "lpg.metric": "head"}
     rows = (
         ("lpg", f"LPG by {text}, fixed bound", EPSILONS, fixed),
-        ("lpg-varied", f"LPG by {text}, varied bound", SLOPES, fixed),
+        ("lpg-varied", f"LPG by {text}, varied bound", slopes, fixed),
         ("lpg-mean", f"LPG by {text}, along the class mean", EPSILONS, mean),
         ("lpg-scale", f"LPG by {text}, class scale", EPSILONS, scale),
-        ("lpg-scale-varied", f"LPG by {text}, class scale, varied bound", SLOPES, scale),
+        ("lpg-scale-varied", f"LPG by {text}, class scale, varied bound", slopes, scale),
         ("lpg-pgd", f"LPG-PGD by {text}, head metric, T = 3", EPSILONS, pgd),
     )
     return [Entry(label, title, LPG, "lpg", trials, fields) for label, title, trials, fields in rows]
 
 
 def _by_example(label: str, amplified: str) -> Entry:
-    trials = one("operators.sample_lpg.epsilon", 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    trials = one("operators.sample_lpg.epsilon", 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
     fixed = {"operators.sample_lpg.statistic": "loss", "operators.sample_lpg.amplify": amplified}
     return Entry(label, f"LPG per example, by loss, {amplified} ones amplified", LPG, "sample_lpg", trials, fixed)
 
@@ -152,9 +158,9 @@ def _also(split: str, text: str, *labels: str) -> list[Entry]:
 
 def longtail(held_out: Fields) -> list[Entry]:
     """Of long tails; LPG splits by frequency at the geometric middle, the paper's median."""
-    tau = (0.5, 0.75, 0.9, 1.0, 1.2, 1.5)
+    tau = (0.5, 0.75, 0.9, 1.0, 1.2, 1.5, 2.0, 3.0)
     rare = tuple({"lpg.threshold": at, **trial} for at in (0.15, 0.3) for trial in one("lpg.epsilon", 0.05, 0.2, 0.5))
-    scales = one("losses.ldam.scale", 10.0, 20.0, 30.0, 40.0, 60.0, 90.0)
+    scales = one("losses.ldam.scale", 10.0, 20.0, 30.0, 40.0, 60.0, 90.0, 130.0, 200.0)
     lpl, fixed = _lpl("longtail", 20), {"lpg.split": "frequency", "lpg.threshold": 0.5}
     la = Entry("la", "logit adjustment", BASELINE, "la", one("losses.la.tau", *tau))
     sam = _plain()[-1]
@@ -167,7 +173,7 @@ def longtail(held_out: Fields) -> list[Entry]:
             "class-balanced weights",
             BASELINE,
             "cb",
-            one("operators.cb.beta", 0.9, 0.99, 0.999, 0.9995, 0.9999, 0.99997),
+            one("operators.cb.beta", 0.9, 0.99, 0.999, 0.9995, 0.9999, 0.99997, 0.99999),
             {"operators.cb.start_epoch": 0.0},
         ),
         Entry(
@@ -184,7 +190,7 @@ def longtail(held_out: Fields) -> list[Entry]:
             "tau-normalised head",
             BASELINE,
             "tau_norm",
-            one("descent.tau_norm.tau", 0.5, 0.75, 1.0, 1.25, 1.5, 2.0),
+            one("descent.tau_norm.tau", 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0),
         ),
         lpl,
         *_lpg("frequency", "frequency", {"lpg.threshold": 0.5}, held_out),
@@ -211,14 +217,14 @@ def noisy(held_out: Fields) -> list[Entry]:
             "probability clip (PHuber)",
             BASELINE,
             "phuber",
-            one("operators.phuber.tau", 1.2, 1.5, 2.0, 4.0, 10.0, 30.0),
+            one("operators.phuber.tau", 1.2, 1.5, 2.0, 4.0, 10.0, 30.0, 100.0, 300.0),
         ),
         Entry(
             "ogc",
             "optimized gradient clipping",
             BASELINE,
             "ogc",
-            one("operators.ogc.target_ratio", 1.02, 1.05, 1.1, 1.2, 1.5, 2.0),
+            one("operators.ogc.target_ratio", 1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 3.0, 5.0),
         ),
         Entry(
             "gr",
@@ -248,9 +254,10 @@ def balanced(held_out: Fields) -> list[Entry]:
     """Of balanced classes with right labels; LPG splits by accuracy."""
     lpl, fixed = _lpl("accuracy", 20), {"lpg.split": "accuracy", "lpg.threshold": "mean"}
     mixup, sam = _plain()[2], _plain()[-1]
-    noise = one("train.gradient_noise", 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
+    noise = one("train.gradient_noise", 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
     return [
         *_plain(),
+        Entry("isda", "ISDA", BASELINE, "isda", one("losses.isda.strength", 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)),
         Entry("gradient-noise", "gradient noise", BASELINE, "ce", noise, {"train.gradient_noise_decay": 0.55}),
         lpl,
         *_lpg("accuracy", "accuracy", {"lpg.threshold": "mean"}, held_out),
@@ -268,19 +275,20 @@ def of_kind(kind: str, base: Fields, held_out: Fields) -> dict[str, Entry]:
 
     Args:
       kind: "longtail", "noisy" or "balanced".
-      base: with the learning rate that one control scales, and the weight decay that two take.
+      base: with the learning rate that one control scales.
       held_out: fields of the validation part from which bounds are learnt.
     """
     scaled = one(RATES, *(round(base[RATES] * factor, 6) for factor in FACTORS))
     made = ENTRIES[kind](held_out)
     at = next(number for number, entry in enumerate(made) if entry.role != BASELINE)
     less = "cross-entropy without the examples from which bounds are learnt"
-    made.insert(at, Entry("ce-less", less, CONTROL, "ce", fixed=held_out))
+    made.insert(at, Entry("ce-less", less, CONTROL, "ce", fixed=held_out, inherits=("ce",)))
     made.insert(at, Entry("ce-lr", "cross-entropy, learning rate scaled", CONTROL, "ce", scaled))
     found = {entry.label: entry for entry in made}
-    for source, label in (("lpg", "lpg-decay"), ("random-lpg", "random-decay")):
+    for source, label in (("lpg", "lpg-decay"), ("random-lpg", "random-decay"), ("lpg-opposite", "opposite-decay")):
         of = found[source]
         title = f"{of.title}, at the weight decay of cross-entropy"
-        fixed = {**of.fixed, DECAY: base[DECAY]}
-        found[label] = Entry(label, title, CONTROL, of.method, fixed=fixed, inherits=(source,), seeded=of.seeded)
+        found[label] = Entry(
+            label, title, CONTROL, of.method, fixed=of.fixed, inherits=(source, "ce"), seeded=of.seeded
+        )
     return found

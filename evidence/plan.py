@@ -18,10 +18,11 @@ TUNE_SEEDS = {"T1": (100, 101, 102), "T2": (100, 101)}  # other problems than th
 # Share of the training set on which hyper-parameters are chosen, with right labels, another one for each seed; of
 # digits less, so that the rarest class of a long tail keeps two examples.
 HELD_OUT = {"digits": 0.15, "cifar10": 0.2, "cifar100": 0.2}
-# Times the weight decay of cross-entropy, for every trial of every method: first the three in the middle, and while the
-# best trial has the smallest or the largest of those tried, the next one too.
+# Times the weight decay that the grid gives cross-entropy, for every value of every method's hyper-parameters, and for
+# cross-entropy: first the three in the middle, and while the best lies at an end of those tried, the next one.
 DECAYS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 MIDDLE = slice(3, 6)
+FIRST = 6  # values that every method tries; then the next one, while the best is the last tried
 BASE = {
     "train.learning_rate": (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4),
     "train.weight_decay": (5e-4, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2),
@@ -89,16 +90,33 @@ def base_trials(trials: Sequence[Trial]) -> tuple[Trial, ...]:
     return tuple(trial._replace(chosen=trial is taken) for trial in trials)
 
 
-def settings_of(entry: Entry, base: Fields, decays: slice = MIDDLE) -> list[Fields]:
-    """The trials of an entry, each with every weight decay of a part of `DECAYS`: a method that does best with less of
-    it, or more, is not compared at what suits cross-entropy."""
-    return [{**trial, DECAY: decay} for trial in entry.trials for decay in _decays(base)[decays]]
+def settings_of(entry: Entry, base: Fields, tried: Sequence[slice]) -> list[Fields]:
+    """The first values of an entry, each with its part of `DECAYS`: a method that does best with less weight decay, or
+    more, is not compared at what suits cross-entropy."""
+    decays, values = _decays(base), entry.trials[: len(tried)]
+    return [{**value, DECAY: decay} for value, part in zip(values, tried, strict=True) for decay in decays[part]]
 
 
-def wider(decays: slice, trials: Sequence[Trial], base: Fields) -> slice:
-    """That part of `DECAYS`, and one more where the best trial lies at its end; itself where there is none."""
-    best = _decays(base).index(chosen(trials)[DECAY])
-    return slice(max(min(decays.start, best - 1), 0), min(max(decays.stop, best + 2), len(DECAYS)))
+def at_first(entry: Entry) -> list[slice]:
+    """The parts of `DECAYS` with which tuning begins, one for each value."""
+    return [MIDDLE] * len(entry.trials[:FIRST])
+
+
+def wider(entry: Entry, base: Fields, tried: Sequence[slice], trials: Sequence[Trial]) -> list[slice]:
+    """What to try next: with each value one more weight decay where its best lies at an end, and one more value where
+    the best of all is the last; what was tried where there is nothing more."""
+    decays, values, found = _decays(base), entry.trials[: len(tried)], []
+    for value, part in zip(values, tried, strict=True):
+        best = max((trial for trial in trials if _value(trial.fields) == value), key=lambda trial: trial.mean)
+        at = decays.index(best.fields[DECAY])
+        found.append(slice(max(min(part.start, at - 1), 0), min(max(part.stop, at + 2), len(DECAYS))))
+    last = _value(chosen(trials)) == values[-1]
+    return found + [MIDDLE] * (last and FIRST <= len(tried) < len(entry.trials))
+
+
+def _value(fields: Fields) -> Fields:
+    """Without the weight decay."""
+    return {field: value for field, value in fields.items() if field != DECAY}
 
 
 def _decays(base: Fields) -> list[float]:

@@ -23,10 +23,12 @@ class Scribe:
     def __init__(self, scenario: Scenario, home: Path, command: str, console: Console, keep: bool = False):
         self.scenario, self.home, self.command, self.console = scenario, home, command, console
         self.fields: dict[str, entries.Fields] = {}  # label -> fixed and chosen fields
+        self.base_trials: tuple[plan.Trial, ...] = ()  # of cross-entropy: learning rates and weight decays
         home.mkdir(parents=True, exist_ok=True)
         # without `keep` nothing of another plan stays; what is trained is read again from the runs
         before = workdir.read_json(home / FILE, dict) if keep and (home / FILE).exists() else {}
         self.made: dict[str, Any] = before.get("entries", {})
+        self.fields |= {label: made["fields"] for label, made in self.made.items()}
         self.studies: dict[str, Any] = before.get("studies", {})
 
     def train(self, runs: Sequence[sweep.Run]) -> list[sweep.Outcome]:
@@ -34,8 +36,6 @@ class Scribe:
         outcomes = sweep.run_local(runs, command=self.command)
         jax.clear_caches()  # hundreds of programs would fill the memory
         return outcomes
-
-    base_trials: tuple[plan.Trial, ...] = ()  # of cross-entropy
 
     def base(self) -> entries.Fields:
         """Learning rate and weight decay, chosen for cross-entropy."""
@@ -56,24 +56,23 @@ class Scribe:
         return plan.trials_of(settings, runs, self.train([run for its in runs for run in its]))
 
     def widely(self, base: entries.Fields, entry: entries.Entry, inherited: entries.Fields) -> tuple[plan.Trial, ...]:
-        """Tunes an entry with more weight decays as long as the best one lies at an end of those tried."""
-        decays, trials = None, ()
-        more = plan.MIDDLE
-        while more != decays:
-            decays = more
-            trials = self.tune(plan.settings_of(entry, base, decays), base, entry, inherited, entry.label)
-            more = plan.wider(decays, trials, base)
+        """Tunes an entry, with more as long as the best lies at an end of what was tried."""
+        tried, trials = [], ()
+        more = plan.at_first(entry)
+        while more != tried:
+            tried = more
+            trials = self.tune(plan.settings_of(entry, base, tried), base, entry, inherited, entry.label)
+            more = plan.wider(entry, base, tried, trials)
         return trials
 
     def entry(self, entry: entries.Entry, base: entries.Fields) -> None:
         """Tunes an entry, trains it on every seed, and notes both."""
         began = time.perf_counter()
         inherited = {k: v for label in entry.inherits for k, v in self.fields[label].items()}
-        trials = self.base_trials if entry.label == "ce" else ()
-        best: entries.Fields = {}
-        if len(entry.trials) > 1:
-            trials = self.widely(base, entry, inherited)
-            best = plan.chosen(trials)
+        trials = self.widely(base, entry, inherited) if entry.trials else ()
+        best = plan.chosen(trials) if trials else {}
+        if entry.label == "ce":
+            trials = (*(trial._replace(chosen=False) for trial in self.base_trials), *trials)
         fields = {**inherited, **entry.fixed, **best}
         self.fields[entry.label] = fields
         outcomes = self.train(plan.final_runs(self.scenario, entry, {**base, **fields}, self.home))

@@ -27,15 +27,29 @@ def of_kind(kind):
     return entries.of_kind(kind, BASE, {"data.validation": 0.1})
 
 
+def settings_of(entry):
+    return plan.settings_of(entry, BASE, plan.at_first(entry))
+
+
 @pytest.mark.parametrize("kind", entries.ENTRIES)
 def test_every_method_has_as_many_trials(kind):
-    """Four controls keep what was chosen before; cross-entropy has the grid that all others share."""
+    """Six at first; cross-entropy has the grid that all others share; six controls keep what was chosen before."""
     for label, entry in of_kind(kind).items():
-        alone = label in ("ce", "ce-less") or entry.inherits in (("lpg",), ("random-lpg",))
-        assert len(entry.trials) == (1 if alone else 6), label
+        kept = "ce" in entry.inherits or entry.inherits == ("lpg",)
+        first = 1 if label == "ce" else 0 if kept else 6
+        assert len(plan.at_first(entry)) == first, label
         assert len({json.dumps(dict(trial)) for trial in entry.trials}) == len(entry.trials)
-        assert len({tuple(trial) for trial in entry.trials}) == 1
+        assert len({tuple(trial) for trial in entry.trials}) <= 1
         assert not {*entry.fixed} & {field for trial in entry.trials for field in trial} - {"lpg.epsilon"}
+
+
+@pytest.mark.parametrize("kind", entries.ENTRIES)
+def test_controls_at_the_weight_decay_of_cross_entropy(kind):
+    """It is chosen as everybody's is, so it is known only when the others are made."""
+    made = of_kind(kind)
+    for label, source in (("lpg-decay", "lpg"), ("random-decay", "random-lpg"), ("opposite-decay", "lpg-opposite")):
+        assert made[label].inherits == (source, "ce")  # in this order
+        assert (made[label].fixed, made[label].method) == (made[source].fixed, made[source].method)
 
 
 @pytest.mark.parametrize("name", ["digits_longtail50", "cifar10_longtail100", "cifar100_human", "digits_balanced"])
@@ -49,7 +63,7 @@ def test_no_preset_decides_behind_an_entry(name):
     fields = {}
     for label, entry in of_kind(scenario.kind).items():
         inherited = [k for other in entry.inherits for k in fields[other]]
-        fields[label] = {*inherited, *entry.fixed, *entry.trials[0]}
+        fields[label] = {*inherited, *entry.fixed, *next(iter(entry.trials), ())}
         parts = [] if entry.method == "ce" else entry.method.split("+")
         homes = {methods.home(part) for part in parts} | ({"lpg"} if set(parts) & set(methods.OF_LPG) else set())
         hidden = {field for field in preset if field.rpartition(".")[0] in homes} - fields[label]
@@ -74,14 +88,16 @@ def test_every_run_is_a_valid_config(name, tmp_path):
     wanted = entries.of_kind(scenario.kind, BASE, scenario.held_out)
     for label, entry in wanted.items():
         inherited = {k: v for other in entry.inherits for k, v in fields[other].items()}
-        fields[label] = inherited | entry.fixed | entry.trials[0]
-        settings = plan.settings_of(entry, BASE)
+        fields[label] = {**inherited, **entry.fixed, **next(iter(entry.trials), {})}
+        settings = plan.settings_of(entry, BASE, [plan.MIDDLE] * len(entry.trials))
         runs = plan.trial_runs(scenario, settings, BASE, entry, inherited, tmp_path / label)
         homes = {run.home for its in runs for run in its}
         assert len(homes) == 3 * len(entry.trials) * len(plan.TUNE_SEEDS[scenario.tier])
         keys = {run.config.operators.random_lpg.key for its in runs for run in its}
-        assert keys == (set(plan.TUNE_SEEDS[scenario.tier]) if entry.seeded else {0})
-        sweep.check(runs[-1][-1:] + plan.final_runs(scenario, entry, BASE | fields[label], tmp_path)[3:4])
+        assert keys <= (set(plan.TUNE_SEEDS[scenario.tier]) if entry.seeded else {0})
+        sweep.check(
+            (runs[-1][-1:] if runs else []) + plan.final_runs(scenario, entry, BASE | fields[label], tmp_path)[3:4]
+        )
     for study in studies.of_scenario(scenario):
         runs = studies.runs_of(study, scenario, wanted[study.label], BASE | fields[study.label], tmp_path)
         assert len(runs) == len(study.values) * 10
@@ -90,7 +106,7 @@ def test_every_run_is_a_valid_config(name, tmp_path):
 
 def test_what_is_tried_and_what_is_tested():
     scenario, entry = SCENARIOS["cifar10_human"], of_kind("noisy")["gce"]
-    ((tried, *_), *_) = plan.trial_runs(scenario, plan.settings_of(entry, BASE), BASE, entry, {}, Path("here"))
+    ((tried, *_), *_) = plan.trial_runs(scenario, settings_of(entry), BASE, entry, {}, Path("here"))
     tried, final = tried.config, plan.final_config(scenario, entry, BASE, 4)
     assert tried.data.path != final.data.path
     assert (tried.seed, final.seed, final.num_seeds) == (100, 4, 1)
@@ -112,21 +128,42 @@ def test_the_learning_rate_is_in_the_middle_of_those_that_do_as_well(score, rate
     assert sum(trial.chosen for trial in plan.base_trials(trials)) == 1
 
 
-@pytest.mark.parametrize(("best", "wanted"), [(0, (2, 6)), (1, (3, 6)), (2, (3, 7))])
-def test_weight_decays_are_wider_where_the_best_lies_at_an_end(best, wanted):
-    decays = [setting[entries.DECAY] for setting in plan.settings_of(entries.Entry("ce", "", "baseline", "ce"), BASE)]
-    assert decays == [2.5e-4, 5e-4, 1e-3]
-    trials = [plan.Trial({entries.DECAY: decay}, 0.5, 0.0, 2, at == best) for at, decay in enumerate(decays)]
-    found = plan.wider(plan.MIDDLE, trials, BASE)
-    assert (found.start, found.stop) == wanted
+def scored(entry, tried, score):
+    """Trials of an entry with the score of each value and multiple of the weight decay."""
+    settings = plan.settings_of(entry, BASE, tried)
+    found = [score(setting["losses.gce.q"], setting[entries.DECAY] / BASE[entries.DECAY]) for setting in settings]
+    best = int(np.argmax(found))
+    return [
+        plan.Trial(setting, mean, 0.0, 2, at == best)
+        for at, (setting, mean) in enumerate(zip(settings, found, strict=True))
+    ]
 
 
-def test_weight_decays_end_with_the_last():
-    def trial(decay):
-        return [plan.Trial({entries.DECAY: decay * BASE[entries.DECAY]}, 0.5, 0.0, 2, True)]
+def tried_at_last(entry, score):
+    tried, more = [], plan.at_first(entry)
+    while more != tried:
+        tried = more
+        more = plan.wider(entry, BASE, tried, scored(entry, tried, score))
+    return [(part.start, part.stop) for part in tried]
 
-    assert plan.wider(slice(0, 6), trial(0.05), BASE) == slice(0, 6)
-    assert plan.wider(slice(3, 8), trial(10), BASE) == slice(3, 8)
+
+ROBUST = entries.Entry("gce", "", entries.BASELINE, "gce", entries.one("losses.gce.q", *range(1, 9)))
+
+
+def test_each_value_is_tried_with_weight_decays_on_both_sides_of_its_best():
+    """The best weight decay is 1, 5, 1/2, 1/10 times that of cross-entropy, below the smallest, above the largest."""
+    peak = dict(zip(range(1, 9), (1.0, 5.0, 0.5, 0.1, 0.001, 99.0, 1.0, 1.0), strict=True))
+
+    def score(q, times):
+        return (q == 1) - abs(np.log(times / peak[q]))
+
+    assert [setting[entries.DECAY] for setting in settings_of(ROBUST)[:3]] == [2.5e-4, 5e-4, 1e-3]
+    assert tried_at_last(ROBUST, score) == [(3, 6), (3, 8), (2, 6), (0, 6), (0, 6), (3, 8)]
+
+
+@pytest.mark.parametrize(("peak", "number"), [(1, 6), (5, 6), (6, 7), (6.9, 8), (8, 8)])
+def test_values_go_on_until_one_is_worse_than_that_before(peak, number):
+    assert len(tried_at_last(ROBUST, lambda q, times: -abs(q - peak) - 0.1 * abs(np.log(times)))) == number
 
 
 def finished(home, score):
@@ -162,7 +199,7 @@ def test_a_run_that_could_not_begin_says_why(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where there are no features
     made = scribe.Scribe(SCENARIOS["digits_longtail50"], tmp_path / "home", "", Console(quiet=True))
     with pytest.raises(RuntimeError, match=r"digits_longtail50 ce seed 0: .*features/digits\.npz.: no such file"):
-        made.entry(of_kind("longtail")["ce"], BASE)
+        made.entry(of_kind("longtail")["ce"]._replace(trials=()), BASE)
     assert not made.made
 
 
