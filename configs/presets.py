@@ -15,6 +15,7 @@ learning rate and weight decay, for a network the method and its options only.
 """
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -126,7 +127,8 @@ def recommended(scenario: str) -> Preset:
     Of a head ("cifar10_longtail100") learning rate and weight decay are part of it. Of a network
     ("cifar10_longtail100_resnet8") they are the network's own, the same for all methods, and no part of it.
 
-    The file also says what it gains over cross-entropy and over the best baseline: in many scenarios nothing.
+    The file also says what it gains over cross-entropy and over the best baseline; where that is nothing, a warning
+    says so.
 
     Args:
       scenario: as in `python -m evidence run SCENARIO`.
@@ -141,7 +143,14 @@ def recommended(scenario: str) -> Preset:
     known = json.loads(RECOMMENDED.read_text(encoding="utf-8"))
     if scenario not in known:
         raise ValueError(f"scenario={scenario!r}: {RECOMMENDED.name} has none; must be one of {', '.join(known)}")
-    return known[scenario]["config"]
+    found = known[scenario]
+    if not found.get("helps", True):
+        gains = (f"{found[key]['mean']:+.2f} +- {found[key]['ci95']:.2f}" for key in ("over_ce", "over_baseline"))
+        text = "{}: {} differs by {} points from ce and by {} from {}, n = {}: LPG is not what helps here".format(
+            scenario, found["label"], *gains, found["baseline"], found["over_ce"]["n"]
+        )
+        warnings.warn(text, stacklevel=3)
+    return found["config"]
 
 
 def set_method(config: default.Config, word: str, scenario: str) -> default.Config:

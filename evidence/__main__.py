@@ -34,9 +34,15 @@ import jax
 from rich.console import Console
 
 from configs import heads
-from evidence import measures, networks, plan, scribe
+from evidence import entries, measures, networks, plan, scribe
 from evidence.prepare import prepare
 from evidence.scenarios import SCENARIOS, Scenario
+
+MEASURED = tuple(
+    scenario.name
+    for scenario in SCENARIOS.values()
+    if scenario.name == "cifar10_longtail100" or (scenario.kind == "noisy" and scenario.tier != "T3")
+)
 
 
 def scenarios_of(names: Sequence[str]) -> list[Scenario]:
@@ -71,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     trained.add_argument("--workdir", type=Path, default=Path("runs/evidence"))
     trained.add_argument("--only", default="", help="labels, with commas; default: all, and the studies")
     measured = commands.add_parser("measure", help="on the heads that were trained")
-    measured.add_argument("name", nargs="?", default="cifar10_longtail100", help="scenario; default: %(default)s")
+    measured.add_argument("names", nargs="*", default=MEASURED, help="scenarios; default: one long tail, all noise")
     measured.add_argument("--workdir", type=Path, default=Path("runs/evidence"))
     return parser
 
@@ -83,10 +89,11 @@ def _prepare(options: argparse.Namespace, command: str, console: Console) -> Non
 
 
 def _measure(options: argparse.Namespace, command: str, console: Console) -> None:
-    (scenario,) = scenarios_of([options.name])
-    home = plan.home_of(options.workdir, scenario)
-    for path in measures.measure(home, options.workdir, scenario.seeds, command):
-        console.print(path)
+    del command
+    for scenario in scenarios_of(options.names):
+        again = f"python -m evidence measure {scenario.name}"
+        for path in measures.measure(scenario, plan.home_of(options.workdir, scenario), again):
+            console.print(path)
 
 
 def _run(options: argparse.Namespace, command: str, console: Console) -> None:
@@ -94,6 +101,10 @@ def _run(options: argparse.Namespace, command: str, console: Console) -> None:
     console.print(f"{len(todo)} scenarios, about {plan.hours(todo):.1f} hours on one core from the start")
     share_programs(options.workdir / "compiled")
     only = list(filter(None, options.only.split(",")))
+    for scenario in todo:
+        known = entries.of_kind(scenario.kind, {entries.RATES: 0.0}, scenario.held_out)
+        if unknown := [label for label in only if label not in known]:
+            raise ValueError(f"only={unknown[0]!r}: {scenario.name} has {', '.join(known)}")
     for scenario in todo:
         home = plan.home_of(options.workdir, scenario)
         if scenario.tier == "T3":

@@ -1,203 +1,86 @@
-"""What is measured on trained heads: the propositions, the features, and what each method does to each class.
+"""What is measured on trained heads beside accuracy.
 
-measures.json: NAME -> {values: one per seed, unit, what, command}. All at the parameters that "lpg" ended with, but
-lpl_unreached, which is of the perturbations of "lpg-mean", the reading that turns gradients, at those before its first
-step (_start) and after its last (_end).
-
-| name | what |
-|---|---|
-| duality_order | slope of log ||d_exact - d_first|| over log ||delta||, for random logit shifts (Eq. 23: 2) |
-| duality_exact | relative error of the parameter gradient of LPG with d = softmax(z + delta) - softmax(z) for LPL's |
-| lpl_unreached | share of ||d||^2 that no shift of the example's logits reaches, of whatever size (probabilities > 0) |
-| lpl_unreached_by_class | to first order, where, as in LPL, all examples of a class share one shift |
-| bound_total | right side of Eq. 24 with the 0-1 loss, lambda 0, beta 0.05 |
-| bound_slack | bound_total minus the 0-1 loss on the test set, its classes weighted as in training |
-
-The bound is for Gaussians of standard deviation 0.05 around the parameters at the start (the prior, in which no example
-has a part) and at the end (the posterior); losses are means over 50 draws from the latter.
+measures.json in the directory of a scenario: NAME -> {values, seeds, what, command}, a value for each seed. Names and
+what they are: under a long tail `propositions` and `class_gradients`, under noise `wrong_labels`. Of a long tail also
+features of the test part, METHOD/features.npz in some runs, and probe.csv of the head of seed 0.
 """
 
 import argparse
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-import lpg_jax
 import probe
-from lpg_jax import analysis, data
-from lpg_jax.analysis import bound, duality
-from lpg_jax.training import batches, lpg_preset, recipe, state, workdir
+from evidence import class_gradients, propositions, wrong_labels
+from evidence.scenarios import Scenario
+from evidence.trained import Model, read
+from lpg_jax import analysis
+from lpg_jax.training import workdir
 
-SIZES = (0.4, 0.2, 0.1, 0.05)  # of logit shifts
-STDDEV, BETA, DRAWS = 0.05, 0.05, 50
-TINY = 1e-30  # probability, stands for 0
-EXAMPLES = 1000  # of the training set, for the measures of single examples
+FILE = "measures.json"
 MAPPED, MAPS = 2000, 3  # test features kept, of so many seeds
-LABELS = ("ce", "lpl", "lpg-decay")  # whose features are kept
+METHODS = {"ce": "ce", "lpl": "lpl", "lpg-decay": "lpg"}  # whose features are kept
 
 
-class Model(NamedTuple):
-    """A finished run with its data."""
-
-    trained: probe.Trained
-    start: Any  # parameters before the first step
-    train: tuple[jax.Array, jax.Array]  # standardised inputs, labels
-    test: tuple[jax.Array, jax.Array]
-
-
-def read(home: Path, method: str) -> Model:
-    """A run of one seed, from its work directory."""
-    trained = probe.restore(home, method)
-    dataset = data.load(trained.config.data, trained.config.seed)
-    built = recipe.build(trained.config, trained.facts, method)
-    start = state.initial_variables(built, jax.random.key(trained.config.seed))["params"]
-
-    def arrays(split: data.Split) -> tuple[jax.Array, jax.Array]:
-        inputs = batches.standardise(trained.facts, jnp.asarray(split.inputs), jnp.dtype(trained.config.train.dtype))
-        return inputs, jnp.asarray(split.labels)
-
-    return Model(trained, start, arrays(dataset.train), arrays(dataset.test))
-
-
-def duality_order(logits: jax.Array, key: jax.Array) -> float:
-    """See the module's table."""
-    direction = jax.random.normal(key, logits.shape)
-    direction = direction / jnp.linalg.norm(direction, axis=-1, keepdims=True)
-    errors = []
-    for size in SIZES:
-        difference = duality.exact(logits, size * direction) - duality.first_order(logits, size * direction)
-        errors.append(jnp.mean(jnp.linalg.norm(difference, axis=-1)))
-    return float(np.polyfit(np.log(SIZES), np.log(errors), 1)[0])
-
-
-def duality_exact(model: Model, inputs: jax.Array, labels: jax.Array, key: jax.Array) -> float:
-    """See the module's table."""
-    number = model.trained.facts.num_classes
-    shift = 0.5 * jax.random.normal(key, (number, number))
-    loss_fn = lpg_jax.perturbed(lpg_jax.losses.cross_entropy, analysis.lpl_as_lpg(shift))
-    tx_state = analysis.lpl_as_lpg(shift).init(jnp.zeros(number))
-
-    def shifted(params: Any) -> jax.Array:
-        logits, _ = model.trained.apply(params, inputs)
-        return jnp.mean(lpg_jax.losses.cross_entropy(logits + shift[labels], labels))
-
-    def edited(params: Any) -> jax.Array:
-        logits, _ = model.trained.apply(params, inputs)
-        return jnp.mean(loss_fn(logits, labels, tx_state)[0])
-
-    pairs = [jax.tree.leaves(jax.grad(each)(model.trained.params)) for each in (shifted, edited)]
-    off, size = (
-        sum(float(jnp.sum(jnp.square(value))) for value in values)
-        for values in ([a - b for a, b in zip(*pairs, strict=True)], pairs[0])
-    )
-    return (off / size) ** 0.5
-
-
-def lpl_unreached(model: Model, params: Any) -> tuple[float, float]:
-    """(by a shift of each example, by one for each class); see the module's table."""
-    inputs, labels = (array[:EXAMPLES] for array in model.train)
-    logits, _ = model.trained.apply(params, inputs)
-    made = lpg_preset.from_config(model.trained.config.lpg, model.trained.facts.class_counts)
-    tx = optax.with_extra_args_support(made)
-    # the loss's own rows: those of a softmax minus one-hot are mere rounding where an example is learnt
-    rows = jax.grad(lambda z: jnp.sum(lpg_jax.losses.cross_entropy(z, labels)))(logits)
-    edited: Any = tx.update(rows, tx.init(jnp.zeros(logits.shape[-1])), None, labels=labels, logits=logits)[0]
-    change = np.asarray(edited - rows, np.float64)
-    with jax.enable_x64(True):  # probabilities of a saturated head underflow in float32
-        wide = jnp.asarray(np.asarray(logits), jnp.float64)
-        found = duality.nearest_shift(wide, jnp.asarray(change), floor=TINY)
-        alone = float(jnp.sum(jnp.square(found.common_mode)) + jnp.sum(jnp.square(found.outside)))
-    _, residual = duality.shared_shift(np.asarray(logits), np.asarray(labels), change)
-    total = float(np.sum(change**2))
-    return alone / total, float(np.sum(residual**2)) / total
-
-
-def bound_of(model: Model, key: jax.Array) -> tuple[float, float]:
-    """(total, slack); see the module's table."""
-    first, second = jax.random.split(key)
-
-    counts = np.asarray(model.trained.facts.class_counts)
-
-    def risk(part: tuple[jax.Array, jax.Array], draw: jax.Array) -> jax.Array:
-        share = jnp.bincount(part[1], length=len(counts))
-        weights = (counts / jnp.maximum(share, 1))[part[1]]  # the bound is for classes as frequent as in training
-
-        def wrong(params: Any) -> jax.Array:
-            logits, _ = model.trained.apply(params, part[0])
-            return jnp.average(jnp.argmax(logits, axis=-1) != part[1], weights=weights)
-
-        return bound.gibbs_risk(wrong, model.trained.params, STDDEV, draw, DRAWS)
-
-    kl = bound.gaussian_kl(model.trained.params, STDDEV, model.start, STDDEV)
-    terms = bound.bound_terms(risk(model.train, first), kl, jnp.zeros(len(counts)), counts, lipschitz=0.0, beta=BETA)
-    return float(terms.total), float(terms.total - risk(model.test, second))
-
-
-def of_seed(model: Model, turned: Model, seed: int) -> dict[str, float]:
-    """Every measure of one seed, of heads trained with "lpg" and "lpg-mean"."""
-    keys = jax.random.split(jax.random.key(seed), 3)
-    inputs, labels = (array[:EXAMPLES] for array in model.train)
-    logits, _ = model.trained.apply(model.trained.params, inputs)
-    total, slack = bound_of(model, keys[2])
-    found = {
-        "duality_order": duality_order(logits, keys[0]),
-        "duality_exact": duality_exact(model, inputs, labels, keys[1]),
-        "bound_total": total,
-        "bound_slack": slack,
-    }
-    for at, params in (("start", turned.start), ("end", turned.trained.params)):
-        found[f"lpl_unreached_{at}"], found[f"lpl_unreached_by_class_{at}"] = lpl_unreached(turned, params)
-    return found
-
-
-def measure(home: Path, out: Path, seeds: Sequence[int], command: str) -> list[Path]:
-    """Measures the final runs of a scenario; writes measures.json, features.npz beside them, and the probe.
+def measure(scenario: Scenario, home: Path, command: str) -> list[Path]:
+    """Measures the final runs of a scenario and writes what the module's text says; returns the paths.
 
     Args:
-      home: of the scenario, all of whose runs are there.
-      out: directory of the evidence.
-      seeds: of the measures; the features are those of the first three.
-      command: that made them.
+      scenario: of T1 or T2, with a long tail or noise.
+      home: its directory, with all its runs.
+      command: for the file.
 
-    Returns:
-      What was written.
+    Raises:
+      ValueError: there is nothing to measure, or a run is not there; names it.
     """
 
-    def model_of(label: str, seed: int) -> Model:
-        return read(home / "final" / label / f"seed={seed}", "lpg")
+    def model_of(label: str, method: str, seed: int) -> Model:
+        return read(home / "final" / label / f"seed={seed}", method)
 
-    found = [of_seed(model_of("lpg", seed), model_of("lpg-mean", seed), seed) for seed in seeds]
-    content = {
-        name: {"values": [row[name] for row in found], "unit": "1", "what": name, "command": command}
-        for name in found[0]
-    }
-    workdir.write_json(out / "measures.json", content)
-    written = [out / "measures.json"]
-    for label in LABELS:
+    if scenario.kind == "balanced" or scenario.tier == "T3":
+        raise ValueError(f"{scenario.name}: nothing is measured here; give a long tail or noise of T1 or T2")
+    of_kind = _of_longtail if scenario.kind == "longtail" else _of_noise
+    rows = {seed: of_kind(model_of, seed, scenario) for seed in scenario.seeds}
+    workdir.write_json(home / FILE, _content(rows, command))
+    written = [home / FILE]
+    return written if scenario.kind == "noisy" else [*written, *_features(model_of, home, scenario.seeds), _probe(home)]
+
+
+def _of_longtail(model_of: Callable[[str, str, int], Model], seed: int, scenario: Scenario) -> dict[str, float]:
+    del scenario
+    found = propositions.of_seed(model_of("lpg", "lpg", seed), model_of("lpg-mean", "lpg", seed), seed)
+    return found | class_gradients.of_seed(model_of("ce", "ce", seed), seed)
+
+
+def _of_noise(model_of: Callable[[str, str, int], Model], seed: int, scenario: Scenario) -> dict[str, float]:
+    made = model_of("ce", "ce", seed), model_of("lpg-decay", "lpg", seed), model_of("random-decay", "random_lpg", seed)
+    return wrong_labels.of_seed(*made, symmetric=scenario.problem.startswith("symmetric"))
+
+
+def _content(rows: dict[int, dict[str, float]], command: str) -> dict[str, dict[str, object]]:
+    content = {}
+    for name in next(iter(rows.values())):
+        known = {seed: row[name] for seed, row in rows.items() if math.isfinite(row[name])}
+        content[name] = {"values": list(known.values()), "seeds": list(known), "what": name, "command": command}
+    return content
+
+
+def _features(model_of: Callable[[str, str, int], Model], home: Path, seeds: Sequence[int]) -> Iterator[Path]:
+    for label, method in METHODS.items():
         for seed in seeds[:MAPS]:
-            at = home / "final" / label / f"seed={seed}"
-            method = label.removesuffix("-decay")
-            model = read(at, method)
+            model = model_of(label, method, seed)
             _, features = model.trained.apply(model.trained.params, model.test[0][:MAPPED])
-            path = at / method / "features.npz"
+            path = home / "final" / label / f"seed={seed}" / method / "features.npz"
             np.savez(path, features=np.asarray(features), labels=np.asarray(model.test[1][:MAPPED]))
-            written.append(path)
-    return written + _probe(home, out)
+            yield path
 
 
-def _probe(home: Path, out: Path) -> list[Path]:
+def _probe(home: Path) -> Path:
+    """probe.csv of a scenario: every method at the parameters that cross-entropy ended with, seed 0."""
     at = home / "final" / "ce" / "seed=0"
-    options = {"at": "ce", "methods": ";".join(analysis.NAMES), "batches": 64, "seed": 0}
-    probe.run(argparse.Namespace(workdir=at, **options))
-    there = out / "probe"
-    there.mkdir(exist_ok=True)
-    shutil.copy(at / "ce" / "probe.csv", there / "probe.csv")
-    command = f"python probe.py {'/'.join(('runs/evidence', *at.parts[-5:]))} --at=ce --batches=64"
-    workdir.write_json(there / "run.json", {"command": command})
-    return [there / "probe.csv"]
+    probe.run(argparse.Namespace(workdir=at, at="ce", methods=";".join(analysis.NAMES), batches=64, seed=0))
+    shutil.copy(at / "ce" / "probe.csv", home / "probe.csv")
+    return home / "probe.csv"

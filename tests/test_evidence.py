@@ -1,6 +1,7 @@
 """The plan of the evidence: methods are tuned alike, on data that the test never sees, and a row can be repeated."""
 
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -285,6 +286,18 @@ def test_what_is_recommended_is_a_config(monkeypatch, tmp_path):
     assert heads.get_config("digits,longtail50").method != "la+lpg"
     with pytest.raises(ValueError, match=r"scenario='digits_balanced': recommended\.json has none; must be one of"):
         heads.get_config("recommended,digits,balanced")
+
+
+def test_what_is_recommended_says_where_it_gains_nothing(monkeypatch, tmp_path):
+    gains = {"over_ce": {"mean": 0.5, "ci95": 0.15, "n": 10}, "over_baseline": {"mean": -0.02, "ci95": 0.1, "n": 10}}
+    row = {"config": {"method": "mixup+lpg"}, "label": "mixup+lpg", "baseline": "mixup", **gains}
+    monkeypatch.setattr(presets, "RECOMMENDED", tmp_path / "recommended.json")
+    presets.RECOMMENDED.write_text(json.dumps({"digits_balanced": {**row, "helps": False}}))
+    text = "mixup+lpg differs by +0.50 +- 0.15 points from ce and by -0.02 +- 0.10 from mixup, n = 10: LPG is not what"
+    with pytest.warns(UserWarning, match=re.escape(f"digits_balanced: {text}")):
+        heads.get_config("recommended,digits,balanced")
+    presets.RECOMMENDED.write_text(json.dumps({"digits_balanced": {**row, "helps": True}}))
+    heads.get_config("recommended,digits,balanced")  # a warning would be an error
 
 
 @pytest.mark.parametrize(

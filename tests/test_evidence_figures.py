@@ -37,6 +37,8 @@ ENTRIES = {
     "focal": ("baseline", "focal", -0.4),
     "lpg": ("lpg", "lpg", 0.01),
     "lpg-varied": ("lpg", "lpg", 0.03),
+    "lpg-mean": ("lpg", "lpg", 0.007),
+    "lpg-pgd": ("lpg", "lpg", 0.006),
     "lpg-opposite": ("control", "lpg", -0.001),
     "lpl+lpg": ("combination", "lpl+lpg", 0.015),
 }
@@ -99,6 +101,7 @@ def make_scenario(runs, name, kind, tier="T2", base=0.5, studies=None, with_feat
 STUDIES = {
     "epsilon": ("lpg", "lpg.epsilon", [0.01, 0.1, 0.3, 1.0]),
     "direction": ("lpg-varied", "lpg.direction", ["a", "b"]),
+    "steps": ("lpg-pgd", "lpg.pgd_steps", [1, 3]),
 }
 
 
@@ -215,12 +218,12 @@ def test_one_seed_is_drawn_without_an_interval(scenarios):
 def test_the_table_of_a_tier_has_every_entry_in_every_scenario(scenarios):
     figure = drawn(matrix.draw(scenarios))
     (axes,) = figure.axes
-    assert rows_of(axes) == ["lpl", "focal", "lpg", "lpg-varied", "lpg-opposite", "lpl+lpg"]  # by role
+    assert rows_of(axes) == [label for label in ENTRIES if label != "ce"]  # by role
     columns = [label.get_text().replace("\n", "_", 1) for label in axes.get_xticklabels()]
     assert columns[0] == "cifar10_longtail100"
     assert set(columns) == {scenario.name for scenario in scenarios}
     cells = {text.get_position(): text for text in axes.texts}
-    assert len(cells) == 6 * 6
+    assert len(cells) == 6 * (len(ENTRIES) - 1)
     for (x, y), text in cells.items():
         scenario, label = named(scenarios, columns[x]), rows_of(axes)[y]
         metric = "balanced" if scenario.kind == "longtail" else "overall"
@@ -413,7 +416,7 @@ def test_sensitivity_shows_every_value_beside_cross_entropy(scenarios):
     scenario = named(scenarios, "longtail100")
     figure = drawn(sensitivity.draw(scenario))
     titles = {axes.get_title(loc="left"): axes for axes in figure.axes}
-    assert set(titles) == {"Study epsilon", "Study direction"}
+    assert set(titles) == {"Study epsilon", "Study direction", "Study steps"}
     axes, study = titles["Study epsilon"], scenario.studies["epsilon"]
     (container,) = axes.containers
     wanted = [evidence.estimate(study.results[value], "balanced") for value in study.values]
@@ -426,8 +429,10 @@ def test_sensitivity_shows_every_value_beside_cross_entropy(scenarios):
     (chosen,) = [line for line in axes.lines if line.get_linestyle() == ":"]
     assert chosen.get_xdata()[0] == pytest.approx(math.log10(0.3))
     assert [label.get_text() for label in titles["Study direction"].get_xticklabels()] == ["a", "b"]
-    (line,) = [line for line in titles["Study direction"].lines if line.get_label() == "lpg"]
-    assert line.get_ydata()[0] == pytest.approx(100 * evidence.estimate(scenario.results["lpg"], "balanced").mean)
+    closed = {axes: [line for line in axes.lines if line.get_label() == sensitivity.CLOSED] for axes in figure.axes}
+    (line,) = closed.pop(titles["Study steps"])
+    assert line.get_ydata()[0] == pytest.approx(100 * evidence.estimate(scenario.results["lpg-mean"], "balanced").mean)
+    assert not any(closed.values())  # the default moves each example along its own gradient, which is another problem
     assert sensitivity.draw(named(scenarios, "human")) is None
 
 
@@ -518,10 +523,10 @@ def test_probe_shows_parameters_by_frequency_with_intervals_over_batches(tmp_pat
     assert half[0] == pytest.approx(stats.t.ppf(0.975, 3) * 0.25 / 2)
     assert half[1] == pytest.approx(stats.t.ppf(0.975, 8) * 0.25 / 3)
     assert math.isnan(half[2])
-    figure = drawn(probe.draw(found))
+    figure = drawn(probe.draw(found, "Digits"))
     (container,) = figure.axes[0].containers  # of the methods there only "lpg" is in the paper's figure
     np.testing.assert_allclose(container.lines[0].get_ydata(), [1.5, 2.5, 0.5])  # 50, 20, 5 examples
-    whole = drawn(probe.draw_all(found))
+    whole = drawn(probe.draw_all(found, "Digits"))
     assert rows_of(whole.axes[0]) == ["lpg", "MAE"]  # cross-entropy changes nothing
     assert [text.get_text() for text in whole.axes[0].texts] == ["1.5", "2.5", "0.5", "4", "5", "3"]
 
@@ -538,13 +543,13 @@ def test_a_damaged_probe_is_named(tmp_path):
 
 
 def test_nothing_is_drawn_of_nothing(tmp_path):
-    assert figures.save_all((), tmp_path / "runs", tmp_path / "out") == []
+    assert figures.save_all((), tmp_path / "out") == []
     assert not (tmp_path / "out").exists()
 
 
 def test_scenarios_without_results_draw_nothing(scenarios, tmp_path):
     empty = [s._replace(results={label: {} for label in s.entries}, studies={}) for s in scenarios]
-    assert figures.save_all(empty, tmp_path / "runs", tmp_path) == []
+    assert figures.save_all(empty, tmp_path) == []
 
 
 def test_everything_is_written_small_and_the_same_again(scenarios, tmp_path):
@@ -552,14 +557,15 @@ def test_everything_is_written_small_and_the_same_again(scenarios, tmp_path):
     for name in ("symmetric20", "human"):
         scenario = named(scenarios, name)
         few.append(scenario._replace(results={label: scenario.results[label] for label in ("ce", "lpl")}))
-    write_probe(tmp_path / "runs" / "probe" / "probe.csv")
+    write_probe(few[0].home / "probe.csv")
     (tmp_path / "cost").mkdir()
     (tmp_path / "cost" / "cost.csv").write_text(COST)
-    paths = figures.save_all(few, tmp_path / "runs", tmp_path)
+    paths = figures.save_all(few, tmp_path)
     names = [path.relative_to(tmp_path).as_posix() for path in paths]
     assert sorted(names) == sorted(
         textwrap.dedent("""\
-        figures/overview-T2.png figures/probe.png figures/probe-all.png figures/overhead.png
+        figures/overview-T2.png figures/overhead.png
+        figures/probe-T2-cifar10_longtail100.png figures/probe-all-T2-cifar10_longtail100.png
         figures/combinations-T2.png tables/features.csv
         figures/overview-T2-cifar10_longtail100.png figures/overview-T2-cifar10_symmetric20.png
         figures/overview-T2-cifar10_human.png figures/longtail-T2-cifar10_longtail100.png

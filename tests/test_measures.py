@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from tiny_config import tiny
 
-from evidence import measures
+from evidence import class_gradients, measures, propositions, trained, wrong_labels
+from evidence.scenarios import SCENARIOS
 from lpg_jax import training
+from lpg_jax.training import recipe, state
 
 
 @pytest.fixture(scope="module")
@@ -20,12 +22,12 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(home):
-    return measures.read(home, "lpg")
+    return trained.read(home, "lpg")
 
 
 @pytest.fixture(scope="module")
 def found(model):
-    return measures.of_seed(model, model, 3)
+    return propositions.of_seed(model, model, 3)
 
 
 def test_the_start_is_that_of_the_run(model):
@@ -33,9 +35,9 @@ def test_the_start_is_that_of_the_run(model):
     moved = [
         jnp.linalg.norm(a - b) for a, b in zip(*map(jax.tree.leaves, (model.start, model.trained.params)), strict=True)
     ]
-    other = measures.state.initial_variables(
-        measures.recipe.build(model.trained.config, model.trained.facts, "lpg"), jax.random.key(4)
-    )["params"]
+    other = state.initial_variables(recipe.build(model.trained.config, model.trained.facts, "lpg"), jax.random.key(4))[
+        "params"
+    ]
     further = [
         jnp.linalg.norm(a - b) for a, b in zip(*map(jax.tree.leaves, (other, model.trained.params)), strict=True)
     ]
@@ -57,12 +59,12 @@ def test_a_saturated_head_is_no_exception(model):
     """In float32 its probabilities underflow, and softmax minus one-hot has a common mode by rounding, which LPG would
     lengthen and no shift reaches; of learnt examples a shift of each reaches all."""
     heads = {name: 20 * leaf for name, leaf in model.trained.params["head"].items()}
-    inputs, labels = (array[: measures.EXAMPLES] for array in model.train)
+    inputs, labels = (array[: propositions.EXAMPLES] for array in model.train)
     logits, _ = model.trained.apply(model.trained.params | {"head": heads}, inputs)
     learnt = np.asarray(jnp.argmax(logits, axis=-1) == labels)
     assert float(jnp.min(jax.nn.softmax(logits))) == 0
     only = model._replace(train=(inputs[learnt], labels[learnt]))
-    alone, _ = measures.lpl_unreached(only, model.trained.params | {"head": heads})
+    alone, _ = propositions.lpl_unreached(only, model.trained.params | {"head": heads})
     assert alone < 1e-13
 
 
@@ -76,3 +78,100 @@ def test_the_bound(found, model):
     risk = float(of_class @ counts / counts.sum())  # of classes as frequent as in training
     assert found["bound_total"] - found["bound_slack"] == pytest.approx(risk, abs=0.1)  # of parameters with noise
     assert abs(float(np.mean(wrong)) - risk) > 0.15
+
+
+# --- gradients of classes
+
+
+def test_gradients_of_rare_classes_against_those_of_frequent_ones(model, monkeypatch):
+    """Before training, by hand: the mean over the examples of a class of softmax minus one-hot, through the model."""
+    monkeypatch.setattr(class_gradients, "BATCHES", 4)
+    found = class_gradients.of_seed(model, 3)
+    inputs, labels = (np.asarray(array) for array in model.train)
+    counts = model.trained.facts.class_counts
+    norms = []
+    for label in range(len(counts)):
+        chosen = np.flatnonzero(labels == label)[: class_gradients.EXAMPLES]
+
+        def loss(params, chosen=chosen, label=label):
+            logits, _ = model.trained.apply(params, inputs[chosen])
+            return -jnp.mean(jax.nn.log_softmax(logits)[:, label])
+
+        leaves = jax.tree.leaves(jax.grad(loss)(model.start))
+        norms.append(float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in leaves))))
+    order = np.argsort(-np.asarray(counts), kind="stable")
+    half = (len(order) + 1) // 2
+    wanted = np.log2(np.mean(np.array(norms)[order[half:]]) / np.mean(np.array(norms)[order[:half]]))
+    assert found["gradient_start"] == pytest.approx(wanted, rel=1e-3)
+    assert found["noise_end"] == pytest.approx(1, abs=1e-3)  # one vector for all classes
+    assert found["contribution_start"] < found["gradient_start"] - 1  # rare classes have few examples
+    assert found["gradient_end"] > found["gradient_start"] + 1  # frequent classes are learnt, rare ones are not
+    names = ("gradient", "contribution", *class_gradients.METHODS)
+    assert found.keys() == {f"{name}_{at}" for name in names for at in ("start", "end")}
+
+
+@pytest.mark.parametrize(("values", "wanted"), [((1, 1, 4, 4), 2), ((1, np.nan, 4, 4), 2), ((0, 0, 1, 1), np.nan)])
+def test_rare_over_frequent(values, wanted):
+    found = class_gradients.rare_over_frequent(np.array(values, float), (9, 7, 2, 1))
+    assert found == pytest.approx(wanted, nan_ok=True)
+    turned = class_gradients.rare_over_frequent(np.array(values, float)[::-1], (1, 2, 7, 9))
+    assert turned == pytest.approx(wanted, nan_ok=True)
+
+
+# --- wrong labels
+
+
+def predicting(model, predicted, given, clean, **logged):
+    """A model that predicts what it is told to."""
+    logits = jax.nn.one_hot(jnp.asarray(predicted), 10)
+    apply = model.trained._replace(apply=lambda params, inputs: (logits, None))
+    return model._replace(
+        trained=apply, train=(model.train[0], jnp.asarray(given)), clean=np.array(clean), logged=logged
+    )
+
+
+GIVEN, CLEAN = [0, 0, 0, 1, 1, 1, 2, 2], [0, 1, 2, 1, 1, 0, 2, 2]  # two of three wrong, one of three, none
+MARGIN = [-0.1, 0.1] + [0.0] * 8
+
+
+def test_memorised_counts_wrong_labels_of_the_chosen_classes_only(model):
+    learnt = predicting(model, [0, 0, 2, 1, 1, 1, 2, 2], GIVEN, CLEAN)
+    some = np.isin(np.arange(10), [0])
+    assert wrong_labels.memorised(learnt, some) == 0.5
+    assert wrong_labels.memorised(learnt, np.ones(10, bool)) == pytest.approx(2 / 3)
+    assert np.isnan(wrong_labels.memorised(learnt, np.isin(np.arange(10), [2])))
+
+
+def test_what_is_dampened_is_said_by_each_method_and_held_against_plain_training(model):
+    plain = predicting(model, GIVEN, GIVEN, CLEAN)
+    variance = [0.3, 0.2, 0.1] + [0.0] * 7
+    lpg = predicting(model, [0, 1, 2, 1, 1, 1, 2, 2], GIVEN, CLEAN, class_margin=MARGIN, class_grad_variance=variance)
+    other = predicting(model, [0, 0, 0, 1, 1, 0, 2, 2], GIVEN, CLEAN, class_margin=[-x for x in MARGIN])
+    found = wrong_labels.of_seed(plain, lpg, other, symmetric=False)
+    assert found == pytest.approx({"memorised_lpg": -1, "memorised_random": -1, "variance_rank": 1})
+    turned = lpg._replace(logged=lpg.logged | {"class_grad_variance": [-value for value in variance]})
+    assert wrong_labels.of_seed(plain, turned, other, symmetric=False)["variance_rank"] == pytest.approx(-1)
+    assert "variance_rank" not in wrong_labels.of_seed(plain, lpg, other, symmetric=True)
+
+
+# --- the files
+
+
+def test_measures_of_a_scenario_are_a_file_and_seeds_without_a_value_are_left_out():
+    rows = {0: {"a": 1.0, "b": np.nan}, 1: {"a": 2.0, "b": 3.0}}
+    content = measures._content(rows, "python -m evidence measure x")
+    assert content["a"]["values"] == [1.0, 2.0]
+    assert (content["b"]["values"], content["b"]["seeds"], content["b"]["command"]) == (
+        [3.0], [1], "python -m evidence measure x",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("cifar10_balanced", "cifar10_balanced: nothing is measured here"),
+     ("cifar10_human_resnet8", "nothing is measured here"),
+     ("cifar10_human", r"ce/seed=0: no finished run; start `python -m evidence run cifar10_human` before")],
+)  # fmt: skip
+def test_what_cannot_be_measured_says_why(name, text, tmp_path):
+    with pytest.raises(ValueError, match=text):
+        measures.measure(SCENARIOS[name], tmp_path / "T2" / name, "")

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import re
 import shlex
+import warnings
 from pathlib import Path
 
 import pytest
@@ -65,11 +67,31 @@ def test_what_is_recommended_was_chosen_on_held_out_data(name):
     assert float(found["minus_ce"]) == pytest.approx(RECOMMENDED[name]["over_ce"]["mean"] / 100, abs=1e-4)
     if not network:
         scenario = SCENARIOS[name]
-        settings.check(heads.get_config(f"{scenario.data},{scenario.problem},recommended"))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            settings.check(heads.get_config(f"{scenario.data},{scenario.problem},recommended"))
+        assert [name in str(warning.message) for warning in caught] == [True] * (not RECOMMENDED[name]["helps"])
+
+
+def evidence_section():
+    return (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Evidence")[2].partition("\n## ")[0]
+
+
+def test_every_interval_in_a_sentence_of_readme_is_one_of_the_results():
+    """As "+0.53 ± 0.23": a comparison of the ledger, or a difference in a table, in points."""
+    compared = [row for row in read_csv(RESULTS / "claims.csv") if row["n"]]
+    pairs = [(row["mean"], (float(row["high"]) - float(row["low"])) / 2) for row in compared]
+    for rows in TABLES.values():
+        pairs += [(row[name], row[f"{name} ci95"]) for row in rows for name in ("minus_ce", "minus_best_baseline")]
+    known = {f"{100 * float(mean):+.2f} ± {100 * float(half):.2f}".replace("-", "−") for mean, half in pairs if mean}
+    text = " ".join(line for line in evidence_section().splitlines() if not line.startswith("|"))
+    found = re.findall(r"[+−]?\d+\.\d+ ± \d+\.\d+", text)
+    assert found
+    assert not [each for each in found if each not in known]
 
 
 def test_readme_has_the_lines_of_the_ledger():
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Evidence")[2].partition("\n## ")[0]
+    section = evidence_section()
     ledger = set((RESULTS / "claims.md").read_text(encoding="utf-8").splitlines())
     rows = [line for line in section.splitlines() if line.startswith("| T")]
     assert rows

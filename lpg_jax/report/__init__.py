@@ -104,8 +104,7 @@ def evidence_report(runs: str | Path, out: str | Path) -> list[Path]:
     # scikit-learn's maps take a second to import
     from lpg_jax.report import advice, evidence, evidence_tables, figures, ledger
 
-    runs, out = Path(runs), Path(out)
-    scenarios = evidence.read(runs)
+    scenarios, out = evidence.read(runs), Path(out)
     tables = evidence_tables.save(scenarios, out)
-    claims = [*ledger.save(scenarios, runs, out), *advice.save(scenarios, out)]
-    return [*tables, *claims, *figures.save_all(scenarios, runs, out)]
+    claims = [*ledger.save(scenarios, out), *advice.save(scenarios, out)]
+    return [*tables, *claims, *figures.save_all(scenarios, out)]

@@ -9,10 +9,7 @@ from lpg_jax.report.evidence import Entry, Scenario
 
 # Of the paper's LPG, with the paper's split; the last only under a long tail.
 READINGS = ("lpg", "lpg-varied", "lpg-mean", "lpg-scale", "lpg-scale-varied", "lpg-pgd", "lpg-rare")
-ALIASES = {
-    "@lpg": "the reading of the paper's LPG that does best on held-out training data",
-    "@baseline": "the baseline that does best on held-out training data",
-}
+LPG = "@lpg"  # in a claim: the reading that does best on held-out training data
 
 
 def best(scenario: Scenario, wanted: Callable[[Entry], bool]) -> str | None:
@@ -45,10 +42,8 @@ def best_with_lpg(scenario: Scenario) -> str | None:
 
 
 def resolve(scenario: Scenario, label: str) -> str | None:
-    """The label itself, or the one that an alias of `ALIASES` stands for; None where there is none with runs."""
-    if label == "@baseline":
-        return best_baseline(scenario)
-    if label == "@lpg":
+    """The label itself, or the reading that "@lpg" stands for; None where there is none with runs."""
+    if label == LPG:
         return best(scenario, lambda entry: entry.label in READINGS)
     return label if scenario.results.get(label) else None
 

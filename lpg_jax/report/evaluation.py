@@ -7,22 +7,20 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from lpg_jax.report.choice import resolve
-from lpg_jax.report.claims import Claim, Compactness, Contrast, Cost, Measure, Probe, Region, Shared, Term, Test
+from lpg_jax.report.claims import Claim, Compactness, Contrast, Cost, Measure, Region, Term, Test
 from lpg_jax.report.evidence import SETS, Estimate, Results, Scenario, interval, metric_of, of_seeds
 from lpg_jax.report.figures.features import feature_values
 
 SUPPORTED, CONTRADICTED, OPEN, UNTESTED = "supported", "contradicted", "not supported", "untested at this scale"
-_PROBE, _COST = "python probe.py WORKDIR", "python -m benchmarks --out=results/cost"  # where the runs do not say
-
-
+_COST = "python -m benchmarks --out=results/cost"  # where the runs do not say
 _COST_COLUMNS = ("part", "case", "what", "value", "unit", "low", "high", "n")
-_PROBE_COLUMNS = ("method", "level", "measure", "class", "count", "mean", "std", "batches")
+_MEDIAN = 1.253 / 1.349  # its standard error over (distance of the quartiles / sqrt(n)), of normal values
 
 
 class Finding(NamedTuple):
@@ -38,6 +36,7 @@ class Finding(NamedTuple):
     points: bool  # fractions, shown as percentage points
     region: Region
     command: str
+    test: int = 0  # which of the claim's
 
     @property
     def sign(self) -> str:
@@ -52,49 +51,28 @@ class Sources(NamedTuple):
     """All that claims are tested on."""
 
     scenarios: tuple[Scenario, ...]
-    measures: dict[str, dict[str, Any]]  # of measures.json
     cost: list[dict[str, str]]  # rows of cost.csv
-    probe: list[dict[str, str]]  # rows of probe.csv
     features: dict[str, dict[str, dict[int, dict[str, float]]]]  # scenario -> label -> seed -> name -> value
-    probe_command: str = _PROBE
     cost_command: str = _COST
 
 
-def read_sources(scenarios: Sequence[Scenario], runs: Path, out: Path) -> Sources:
-    """RUNS/measures.json, RUNS/probe/probe.csv and OUT/cost/cost.csv, each empty where it is missing.
+def read_sources(scenarios: Sequence[Scenario], out: Path) -> Sources:
+    """Features of the scenarios, and OUT/cost/cost.csv, each empty where it is missing.
 
     Raises:
-      ValueError: measures.json or a table is damaged; names the file and the fix.
+      ValueError: a table is damaged; names the file and the fix.
     """
-
-    def as_a_reader_has_it(command: str) -> str:
-        return command.replace(str(runs.resolve()), "runs/evidence").replace(str(out.resolve()), "results")
-
-    measures = _read_measures(runs / "measures.json")
-    for measure in measures.values():
-        measure["command"] = as_a_reader_has_it(measure["command"])
-    features = {f"{each.tier} {each.name}": feature_values(each) for each in scenarios}
+    features = {_title(each): feature_values(each) for each in scenarios}
     return Sources(
         scenarios=tuple(scenarios),
-        measures=measures,
         cost=_rows(out / "cost" / "cost.csv", _COST_COLUMNS),
-        probe=_rows(runs / "probe" / "probe.csv", _PROBE_COLUMNS),
         features={name: found for name, found in features.items() if found},
-        probe_command=as_a_reader_has_it(_command(runs / "probe" / "run.json", _PROBE)),
-        cost_command=as_a_reader_has_it(_command(out / "cost" / "machine.json", _COST)),
+        cost_command=_command(out / "cost" / "machine.json", _COST).replace(str(out.resolve()), "results"),
     )
 
 
-def _read_measures(path: Path) -> dict[str, dict[str, Any]]:
-    try:
-        measures = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        for name, measure in measures.items():
-            if not isinstance(measure, dict) or not measure.get("command"):
-                raise ValueError(f"{name}: must have values and a command")
-            measure["values"] = [float(value) for value in measure["values"]]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path}: {error}; remove it and measure again") from error
-    return measures
+def _title(scenario: Scenario) -> str:
+    return f"{scenario.tier} {scenario.name}"
 
 
 def _command(path: Path, otherwise: str) -> str:
@@ -118,20 +96,25 @@ def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
         return list(reader)
 
 
-def verdict(findings: Sequence[Finding]) -> str:
-    """The rule: all "+" is supported; half or more "-" and no "+" is contradicted; nothing is untested; the rest is
-    open. One "-" alone of many would come by chance too often."""
+def verdict(findings: Sequence[Finding], universal: bool = False) -> str:
+    """The rule: all "+" is supported; half or more "-" and no "+" is contradicted, of a universal claim also one test
+    that is "-" on every scenario, of two or more; nothing is untested; the rest is open. One "-" alone of many would
+    come by chance too often."""
     signs = [finding.sign for finding in findings]
     if not signs:
         return UNTESTED
     if set(signs) == {"+"}:
         return SUPPORTED
-    return CONTRADICTED if 2 * signs.count("-") >= len(signs) and "+" not in signs else OPEN
+    of_test = [[each.sign for each in findings if each.test == test] for test in {each.test for each in findings}]
+    refuted = universal and any(set(its) == {"-"} and len(its) > 1 for its in of_test)
+    return CONTRADICTED if refuted or (2 * signs.count("-") >= len(signs) and "+" not in signs) else OPEN
 
 
 def findings(claim: Claim, sources: Sources) -> list[Finding]:
     """Every comparison of a claim for which there are runs; those without an interval (n < 2) are left out."""
-    found = [finding for test in claim.tests for finding in _of_test(test, sources)]
+    found = [
+        finding._replace(test=number) for number, test in enumerate(claim.tests) for finding in _of_test(test, sources)
+    ]
     return [finding for finding in found if math.isfinite(finding.mean) and math.isfinite(finding.high - finding.low)]
 
 
@@ -143,10 +126,6 @@ def _of_test(test: Test, sources: Sources) -> Iterable[Finding]:
             return _measure(test, sources)
         case Cost():
             return _cost(test, sources)
-        case Probe():
-            return _probe(test, sources)
-        case Shared():
-            return _shared(test, sources)
         case Compactness():
             return _compactness(test, sources)
 
@@ -171,7 +150,7 @@ def _contrast(test: Contrast, scenario: Scenario) -> Finding | None:
         drawn = {tuple(np.sign(result.margin)) for result in guides.values() if result.margin is not None}
         what += f" classes ({len(drawn)} set{'s' * (len(drawn) != 1)} of them)"
     command = f"python -m evidence run {scenario.name}"
-    return _finding(f"{scenario.tier} {scenario.name}", what, interval(values), "seeds", test.region, command, True)
+    return _finding(_title(scenario), what, interval(values), "seeds", test.region, command, True)
 
 
 def _results(term: Term, scenario: Scenario) -> Results:
@@ -204,63 +183,26 @@ def _finding(
 
 
 def _measure(test: Measure, sources: Sources) -> list[Finding]:
-    measure = sources.measures.get(test.name)
-    if measure is None:
-        return []
-    what = f"{test.name}: {measure.get('what', '')}".removesuffix(": ")
-    return [_finding("measures.json", what, interval(measure["values"]), "values", test.region, measure["command"])]
+    made = []
+    for scenario in sources.scenarios:
+        measure = scenario.measures.get(test.name)
+        if measure:
+            value = interval(list(measure.values.values()))
+            where = _title(scenario)
+            made.append(_finding(where, test.name, value, "seeds", test.region, measure.command, points=test.points))
+    return made
 
 
 def _cost(test: Cost, sources: Sources) -> list[Finding]:
     wanted = ("step", test.case, test.what, "x")
     rows = [row for row in sources.cost if (row["part"], row["case"], row["what"], row["unit"]) == wanted]
     what = f"{test.what}, {test.case}, times"
-    numbers = [tuple(float(row[name]) for name in ("value", "low", "high")) for row in rows]
-    return [
-        Finding("cost.csv", what, value, low, high, int(row["n"]), "rounds", False, test.region, sources.cost_command)
-        for row, (value, low, high) in zip(rows, numbers, strict=True)
-    ]
-
-
-def _probe(test: Probe, sources: Sources) -> list[Finding]:
-    """Rare half over frequent half, by the delta method; classes seen in fewer than two batches are left out."""
-    wanted = (test.method, "parameters", "change")
-    found = [
-        row
-        for row in sources.probe
-        if (row["method"], row["level"], row["measure"]) == wanted and int(row["batches"]) > 1
-    ]
-    order = sorted(found, key=lambda row: -float(row["count"]))
-    half = (len(order) + 1) // 2
-    if len(order) < 2:
-        return []
-    (head, head_error), (tail, tail_error) = _mean_of(order[:half]), _mean_of(order[half:])
-    if head <= 0 or tail <= 0:
-        return []
-    n = min(int(row["batches"]) for row in order)
-    error = math.hypot(head_error / head, tail_error / tail) / math.log(2)
-    value = Estimate(math.log2(tail / head), float(stats.t.ppf(0.975, n - 1)) * error, n)
-    what = f"log2(change of rare classes / of frequent classes), {test.method}"
-    return [_finding("probe.csv", what, value, "batches (the fewest of a class)", test.region, sources.probe_command)]
-
-
-def _mean_of(rows: Sequence[dict[str, str]]) -> tuple[float, float]:
-    """Mean over classes, and its standard error over batches."""
-    variances = [float(row["std"]) ** 2 / int(row["batches"]) for row in rows]
-    return float(np.mean([float(row["mean"]) for row in rows])), math.sqrt(sum(variances)) / len(rows)
-
-
-def _shared(test: Shared, sources: Sources) -> list[Finding]:
-    wanted = (test.method, "parameters", "shared")
     made = []
-    for row in sources.probe:
-        n = int(row["batches"])
-        if (row["method"], row["level"], row["measure"]) == wanted and n > 1:
-            half = float(stats.t.ppf(0.975, n - 1)) * float(row["std"]) / math.sqrt(n)
-            value = Estimate(float(row["mean"]), half, n)
-            made.append(
-                _finding("probe.csv", f"shared, {test.method}", value, "batches", test.region, sources.probe_command)
-            )
+    for row in rows:
+        (value, low, high), n = (float(row[name]) for name in ("value", "low", "high")), int(row["n"])
+        half = float(stats.t.ppf(0.975, n - 1)) * _MEDIAN * (high - low) / math.sqrt(n) if n > 1 else math.nan
+        median = Estimate(value, half, n)
+        made.append(_finding("cost.csv", what, median, "rounds", test.region, sources.cost_command))
     return made
 
 
@@ -269,7 +211,7 @@ def _compactness(test: Compactness, sources: Sources) -> list[Finding]:
     for scenario, of_label in sources.features.items():
         first, second = (of_label.get(label, {}) for label in (test.a, test.b))
         values = [first[seed][test.name] - second[seed][test.name] for seed in sorted(first.keys() & second.keys())]
-        command = f"python -m evidence run {scenario.split()[1]}"
+        command = f"python -m evidence measure {scenario.split()[1]}"
         what = f"{test.a} − {test.b}, {test.name}"
         made.append(_finding(scenario, what, interval(values), "seeds", test.region, command))
     return made

@@ -3,6 +3,7 @@
     RUNS/TIER/SCENARIO/scenario.json                       the plan: entries, trials and choices, studies, origin
     RUNS/TIER/SCENARIO/final/LABEL/seed=K/                 work directory of one run
     RUNS/TIER/SCENARIO/study/NAME/FIELD=VALUE,seed=K/      the same, one field varied
+    RUNS/TIER/SCENARIO/measures.json                       what was measured on the trained models
 
 scenario.json is the plan: a directory that it does not name is not read, and a run without summary.json has not ended
 and is left out (n tells). What is there and damaged is a ValueError that names the file and the fix.
@@ -21,12 +22,13 @@ from scipy import stats
 
 from lpg_jax.report import records
 
-PLAN = "scenario.json"
+PLAN, MEASURES = "scenario.json", "measures.json"
 ROLES = ("baseline", "lpg", "control", "combination")
 KINDS = ("balanced", "longtail", "noisy")
 CONFIDENCE = 0.95
 SETS = {"amplified": 1, "dampened": -1}  # metric -> sign of the margin of the classes that it averages
 _REWRITE = "start `python -m evidence` for this scenario again: it writes the file anew"
+_MEASURE = "remove it and start `python -m evidence measure` for this scenario again"
 _RERUN = "remove this directory and start `python -m evidence` for this scenario again"
 
 
@@ -57,6 +59,7 @@ class Entry(NamedTuple):
     inherits: tuple[str, ...]  # labels whose chosen fields it keeps
     errors: tuple[str, ...] = ()  # runs that did not end, and why
     seeded: tuple[str, ...] = ()  # fields that hold the number of the seed
+    revision: str = ""  # of the program that trained its runs
 
     @property
     def selection(self) -> float:
@@ -90,6 +93,13 @@ class Study(NamedTuple):
     results: dict[Any, dict[int, Result]]  # value -> seed -> result; every value is there, perhaps empty
 
 
+class Measured(NamedTuple):
+    """A number measured on trained models."""
+
+    values: dict[int, float]  # by seed
+    command: str
+
+
 class Scenario(NamedTuple):
     """A problem on which all methods of its kind are compared."""
 
@@ -104,6 +114,7 @@ class Scenario(NamedTuple):
     entries: dict[str, Entry]
     results: dict[str, dict[int, Result]]  # label -> seed -> result; every label is there, perhaps empty
     studies: dict[str, Study]
+    measures: dict[str, Measured]  # by name; empty where nothing was measured
     versions: dict[str, Any]
     revision: str
     machine: str
@@ -257,6 +268,7 @@ def _parse(plan: dict[str, Any], home: Path) -> Scenario:
         entries=entries,
         results={label: _results(home / "final" / label, entry.method, seeds) for label, entry in entries.items()},
         studies={name: _study(home, name, studies[name], entries, seeds) for name in sorted(studies)},
+        measures=_measures(home / MEASURES),
         versions=plan.get("versions") or {},
         revision=str(plan.get("git_revision") or ""),
         machine=_machine(plan),
@@ -287,8 +299,8 @@ def _entry(label: str, entry: Any) -> Entry:
         raise _PlanError(f"entries.{label}: {error}") from error
     errors = tuple(f"seed {seed}: {error}" for seed, error in sorted((entry.get("errors") or {}).items()))
     knows, inherits = entry.get("knows") or "", tuple(entry.get("inherits") or ())
-    seeded = tuple(entry.get("seeded") or ())
-    return Entry(label, title, role, method, fields, trials, knows, inherits, errors, seeded)
+    seeded, revision = tuple(entry.get("seeded") or ()), ", ".join(entry.get("revisions") or ())
+    return Entry(label, title, role, method, fields, trials, knows, inherits, errors, seeded, revision)
 
 
 def _trial(trial: Any) -> Trial:
@@ -306,6 +318,25 @@ def _study(home: Path, name: str, study: Any, entries: dict[str, Entry], seeds: 
     method, at = entries[label].method, home / "study" / name
     found = {value: _results(at, method, seeds, f"{field}={value},") for value in values}
     return Study(name, label, field, str(study.get("title") or name), tuple(values), found)
+
+
+def _measures(path: Path) -> dict[str, Measured]:
+    if not path.is_file():
+        return {}
+    try:
+        return {name: _measured(name, measure) for name, measure in _json(path, _MEASURE).items()}
+    except _PlanError as error:
+        raise ValueError(f"{path}: {error}; {_MEASURE}") from error
+
+
+def _measured(name: str, measure: Any) -> Measured:
+    try:
+        seeds, values, command = (_get(measure, *of) for of in (("seeds", list), ("values", list), ("command", str)))
+        if len(seeds) != len(values) or not all(isinstance(value, float | int) for value in values):
+            raise _PlanError(f"values={values!r:.60}: must be a number for each of the {len(seeds)} seeds")
+    except _PlanError as error:
+        raise _PlanError(f"{name}: {error}") from error
+    return Measured({seed: float(value) for seed, value in zip(seeds, values, strict=True)}, command)
 
 
 def _results(home: Path, method: str, seeds: Sequence[int], prefix: str = "") -> dict[int, Result]:

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 from lpg_jax.report import published
 from lpg_jax.report.choice import best_baseline, by_role
-from lpg_jax.report.evidence import ROLES, Estimate, Scenario, difference, estimate, metric_of
+from lpg_jax.report.evidence import ROLES, Estimate, Result, Scenario, difference, estimate, metric_of
 from lpg_jax.report.records import SCORES, TRAINING
 from lpg_jax.report.wording import fields_text, plus_minus, run_command, scenario_command, seeds_text
 
+HELD_OUT = "digits 15 %, CIFAR 10,000 images of the training set, with right labels, not trained on when choosing"
 CHOICE = "chosen by balanced accuracy on held-out training data, not by test figures"
 _HEADERS = {"nll": "NLL", "ece": "ECE", "train_memorised": "memorised", "train_recovered": "recovered"}
 _LATEX = {
@@ -66,7 +67,7 @@ def rows(scenario: Scenario) -> list[Row]:
 
 
 def save(scenarios: Sequence[Scenario], out: Path) -> list[Path]:
-    """Write OUT/tables/TIER-NAME.{md,csv,tex}, OUT/runs.csv and OUT/evidence.json; existing ones are replaced.
+    """Write OUT/tables/TIER-NAME.{md,csv,tex} and the files below; existing ones are replaced, none is empty.
 
     Args:
       scenarios: read by `evidence.read`.
@@ -80,6 +81,8 @@ def save(scenarios: Sequence[Scenario], out: Path) -> list[Path]:
     | tables/*.md, *.tex | a row per entry: accuracies and ECE in %, NLL in nats, mean ± 95 % half-width over seeds |
     | tables/*.csv | the same in fractions and all scores, chosen fields, trials, and the command of the first run |
     | runs.csv | a row per run: figures, seconds; its command is that of its entry in tables/*.csv with another seed |
+    | studies.csv | a row per run of a study: its field, the value, figures |
+    | measures.csv | a row per seed of what was measured on trained heads |
     | evidence.json | per scenario: command, revision, versions, machine, seeds, runs that are there, runs that failed |
     """
     (out / "tables").mkdir(parents=True, exist_ok=True)
@@ -90,8 +93,9 @@ def save(scenarios: Sequence[Scenario], out: Path) -> list[Path]:
             path = out / "tables" / f"{stem}{suffix}"
             path.write_text(write(scenario, made), encoding="utf-8")
             paths.append(path)
-        paths.append(_write_csv(out / "tables" / f"{stem}.csv", _table_lines(scenario, made)))
-    paths.append(_write_csv(out / "runs.csv", _run_lines(scenarios)))
+        paths += _write_csv(out / "tables" / f"{stem}.csv", _table_lines(scenario, made))
+    for name, lines in (("runs", _run_lines), ("studies", _study_lines), ("measures", _measure_lines)):
+        paths += _write_csv(out / f"{name}.csv", lines(scenarios))
     paths.append(out / "evidence.json")
     paths[-1].write_text(json.dumps(_origin(scenarios), indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return paths
@@ -138,7 +142,7 @@ def notes(scenario: Scenario, made: Sequence[Row]) -> list[str]:
         f"- n = {number} seeds ({seeds_text(seeds)}): mean ± 95 % half-width (Student's t); differences are paired "
         "over seeds, which share data, noise, initial parameters and order",
         f"- accuracies and ECE in %, NLL in nats, differences in points of {metric_of(scenario)} accuracy",
-        f"- best baseline: {reference or 'none with trials'}, {CHOICE}; settings of all entries likewise",
+        f"- best baseline: {reference or 'none with trials'}, {CHOICE} ({HELD_OUT}); settings of all entries likewise",
         f"- command: {scenario_command(scenario) or 'unknown'}",
         f"- revision {scenario.revision or 'unknown'}; {scenario.machine or 'machine unknown'}; {versions}",
         *([f"- {published.NOTE}"] if scenario.name in published.PAPER | published.PUBLISHED else []),
@@ -215,25 +219,44 @@ def _table_lines(scenario: Scenario, made: Sequence[Row]) -> list[dict[str, Any]
         }
         line |= {"fields": json.dumps({**scenario.base, **entry.fields}, sort_keys=True)}
         seed = min(scenario.results[row.label])
-        origin = {"revision": scenario.revision, "machine": scenario.machine}
+        origin = {"revision": entry.revision or scenario.revision, "machine": scenario.machine}
         lines.append({**line, "command": run_command(scenario, row.label, seed), **origin})
     return lines
 
 
 def _run_lines(scenarios: Sequence[Scenario]) -> list[dict[str, Any]]:
     return [
-        {
-            "tier": scenario.tier,
-            "scenario": scenario.name,
-            "label": label,
-            "seed": seed,
-            **{name: _digits(result.scores[name]) for name in (*SCORES, *TRAINING)},
-            "seconds": "" if math.isnan(result.seconds) else f"{result.seconds:.2f}",
-        }
+        {"tier": scenario.tier, "scenario": scenario.name, "label": label, **_figures(result)}
         for scenario in scenarios
         for label in by_role(scenario, ROLES)
-        for seed, result in sorted(scenario.results[label].items())
+        for _, result in sorted(scenario.results[label].items())
     ]
+
+
+def _study_lines(scenarios: Sequence[Scenario]) -> list[dict[str, Any]]:
+    return [
+        {"tier": scenario.tier, "scenario": scenario.name, "label": study.label, "field": study.field, "value": value,
+         **_figures(result)}
+        for scenario in scenarios
+        for study in scenario.studies.values()
+        for value in study.values
+        for _, result in sorted(study.results[value].items())
+    ]  # fmt: skip
+
+
+def _figures(result: Result) -> dict[str, Any]:
+    scores = {name: _digits(result.scores[name]) for name in (*SCORES, *TRAINING)}
+    return {"seed": result.seed, **scores, "seconds": "" if math.isnan(result.seconds) else f"{result.seconds:.2f}"}
+
+
+def _measure_lines(scenarios: Sequence[Scenario]) -> list[dict[str, Any]]:
+    return [
+        {"tier": scenario.tier, "scenario": scenario.name, "measure": name, "seed": seed, "value": _digits(value),
+         "command": measure.command}
+        for scenario in scenarios
+        for name, measure in scenario.measures.items()
+        for seed, value in measure.values.items()
+    ]  # fmt: skip
 
 
 def _numbers(name: str, value: Estimate) -> dict[str, str]:
@@ -244,12 +267,15 @@ def _digits(value: float) -> str:
     return f"{value:.6f}" if math.isfinite(value) else ""
 
 
-def _write_csv(path: Path, lines: Sequence[dict[str, Any]]) -> Path:
+def _write_csv(path: Path, lines: Sequence[dict[str, Any]]) -> list[Path]:
+    if not lines:  # a header would have no columns
+        path.unlink(missing_ok=True)
+        return []
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(lines[0]) if lines else [])
+        writer = csv.DictWriter(file, list(lines[0]))
         writer.writeheader()
         writer.writerows(lines)
-    return path
+    return [path]
 
 
 def _origin(scenarios: Sequence[Scenario]) -> dict[str, Any]:

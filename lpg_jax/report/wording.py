@@ -82,6 +82,12 @@ def scenario_command(scenario: Scenario) -> str:
     return _WORKDIR.sub("", scenario.command)
 
 
-def scenarios_command(names: Iterable[str]) -> str:
-    """The command lines that make the runs of some scenarios, and the report of them."""
-    return f"python -m evidence run {' '.join(dict.fromkeys(names))} && {REPORT}"
+def scenarios_command(names: Iterable[str], measured: Iterable[str] = ()) -> str:
+    """The command lines that make the runs of some scenarios, measure some of them, and write the report.
+
+    >>> scenarios_command(["a", "b"], ["b"])
+    'python -m evidence run a b && python -m evidence measure b && python -m lpg_jax.report runs/evidence --out results'
+    """
+    parts = [f"python -m evidence {task} {' '.join(dict.fromkeys(which))}"
+             for task, which in (("run", names), ("measure", measured)) if which]  # fmt: skip
+    return " && ".join([*parts, REPORT])

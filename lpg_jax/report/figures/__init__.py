@@ -1,7 +1,7 @@
 """The figures of the evidence report.
 
     from lpg_jax.report import evidence, figures
-    figures.save_all(evidence.read("runs/evidence"), Path("runs/evidence"), Path("results"))
+    figures.save_all(evidence.read("runs/evidence"), Path("results"))
 
 One file per figure, each with `save` (draws and writes what there is data for) and `draw` (a matplotlib Figure).
 """
@@ -30,6 +30,7 @@ from lpg_jax.report.figures.features import feature_figures, feature_values
 __all__ = ["feature_figures", "feature_values", "save_all"]
 
 _OF_SCENARIOS: tuple[Callable[[Sequence[Scenario], Path], list[Path]], ...] = (
+    probe.save,
     matrix.save,
     overview.save,
     longtail.save,
@@ -41,12 +42,11 @@ _OF_SCENARIOS: tuple[Callable[[Sequence[Scenario], Path], list[Path]], ...] = (
 )
 
 
-def save_all(scenarios: Sequence[Scenario], runs: Path, out: Path) -> list[Path]:
+def save_all(scenarios: Sequence[Scenario], out: Path) -> list[Path]:
     """Draw every figure that there is data for.
 
     Args:
       scenarios: as `evidence.read` returns them.
-      runs: the directory of the runs; probe/probe.csv in it is drawn where it exists.
       out: the pictures go to OUT/figures/, the numbers on features to OUT/tables/features.csv; OUT/cost/cost.csv
         is drawn where it exists. Existing files are replaced.
 
@@ -58,11 +58,10 @@ def save_all(scenarios: Sequence[Scenario], runs: Path, out: Path) -> list[Path]
       OSError: a file cannot be written.
 
     Example:
-      >>> save_all(evidence.read("runs/evidence"), Path("runs/evidence"), Path("results"))  # doctest: +SKIP
+      >>> save_all(evidence.read("runs/evidence"), Path("results"))  # doctest: +SKIP
     """
-    runs, out = Path(runs), Path(out)
+    out, made = Path(out), []
     with style.context():
-        made = probe.save(runs / "probe" / "probe.csv", out / "figures")
         for save in _OF_SCENARIOS:
             made += save(scenarios, out / "figures")
         return made + overhead.save(out / "cost" / "cost.csv", out / "figures")

@@ -15,6 +15,7 @@ can be compared. [ours]
 from __future__ import annotations
 
 import csv
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -198,7 +199,8 @@ def draw(scenario: Scenario, figures: dict[str, dict[str, Estimate]]) -> Figure 
         result = scenario.results[label][seed]
         shown = shown_classes(result.class_counts)
         points = sample(read(_path(result, scenario.entries[label].method)), shown)
-        column[0].set_title(marks.title_of(scenario, label), fontsize=8.5, pad=38)
+        title = "\n".join(textwrap.wrap(marks.title_of(scenario, label), 34))
+        column[0].set_title(title, fontsize=8.5, pad=38)
         column[0].text(0, 1.01, _words(figures[label]), transform=column[0].transAxes, va="bottom", fontsize=7.5)
         for axes, maps, name in zip(column, (tsne, pca), ("t-SNE", "PCA"), strict=True):
             _scatter(axes, maps(points.values), points.labels, shown)
@@ -212,7 +214,7 @@ def _words(found: dict[str, Estimate]) -> str:
 
 
 def _pm(value: Estimate) -> str:
-    return f"{value.mean:.3f}" + (f" ± {value.half:.3f}" if np.isfinite(value.half) else "")
+    return f"{value.mean:.3f}".replace("-", "−") + (f" ± {value.half:.3f}" if np.isfinite(value.half) else "")
 
 
 def shown_classes(class_counts: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from scipy import stats
 
 from lpg_jax.report import style
+from lpg_jax.report.evidence import Scenario
 
 MEASURES = {"norm_ratio": "norm over that of cross-entropy", "cosine": "cosine with cross-entropy"}
 # rows of probe.csv: those of the paper's figure, and what LPG is compared with most
@@ -41,13 +42,17 @@ class Probe(NamedTuple):
     counts: np.ndarray  # [C] training examples
 
 
-def save(path: Path, out: Path) -> list[Path]:
-    """OUT/probe.png (a few methods) and OUT/probe-all.png (all) from probe.csv; nothing where it is missing."""
-    if not path.is_file():
-        return []
-    probe = read(path)
-    figures = {"probe.png": draw(probe), "probe-all.png": draw_all(probe)}
-    return [style.save_png(figure, out / name) for name, figure in figures.items() if figure is not None]
+def save(scenarios: Sequence[Scenario], out: Path) -> list[Path]:
+    """OUT/probe-TIER-NAME.png (a few methods) and OUT/probe-all-TIER-NAME.png of the scenarios with a probe.csv."""
+    made = []
+    for scenario in scenarios:
+        path, stem = scenario.home / "probe.csv", f"{scenario.tier}-{scenario.name}"
+        probe = read(path) if path.is_file() else None
+        if probe is None:
+            continue
+        figures = {f"probe-{stem}": draw(probe, scenario.title), f"probe-all-{stem}": draw_all(probe, scenario.title)}
+        made += [style.save_png(figure, out / f"{name}.png") for name, figure in figures.items() if figure is not None]
+    return made
 
 
 def read(path: Path) -> Probe:
@@ -88,7 +93,7 @@ def _half(std: float, batches: int) -> float:
     return float(stats.t.ppf(0.975, batches - 1)) * std / math.sqrt(batches) if batches > 1 else math.nan
 
 
-def draw(probe: Probe, chosen: Sequence[str] = CHOSEN) -> Figure | None:
+def draw(probe: Probe, title: str, chosen: Sequence[str] = CHOSEN) -> Figure | None:
     """A panel per measure, a curve per chosen method; None where none of them is there. In `style.context()`."""
     methods = [method for method in chosen if method in probe.effects]
     if not methods:
@@ -111,7 +116,7 @@ def draw(probe: Probe, chosen: Sequence[str] = CHOSEN) -> Figure | None:
         axes.set_xlim(-0.6, len(order) - 0.4)
         _limit(axes, np.concatenate([probe.effects[method][name].mean for method in methods]))
     handles = [Line2D([], [], markersize=4, label=method, **style.line_look(i + 1)) for i, method in enumerate(methods)]
-    style.frame(figure, "What each method does to the gradient of each class", _caption(probe, "bars"), handles)
+    style.frame(figure, f"{title}: what each method does to a class's gradient", _caption(probe, "bars"), handles)
     return figure
 
 
@@ -122,14 +127,14 @@ def _limit(axes: Axes, means: np.ndarray) -> None:
     axes.set_ylim(low - margin, high + margin)
 
 
-def draw_all(probe: Probe) -> Figure | None:
+def draw_all(probe: Probe, title: str) -> Figure | None:
     """Every method that changes something, as a row of two maps: norm ratio and cosine, a column per class."""
     methods = [method for method, effect in probe.effects.items() if _acts(effect)]
     if not methods:
         return None
     order = np.argsort(-probe.counts, kind="stable")
     figure = Figure(figsize=(style.WIDTH, 1.5 + 0.2 * len(methods)), layout="constrained")
-    style.frame(figure, "What every method does to the gradient of each class", _caption(probe, ""))
+    style.frame(figure, f"{title}: what every method does to a class's gradient", _caption(probe, ""))
     for axes, (name, text) in zip(figure.subplots(1, 2, sharey=True), MEASURES.items(), strict=True):
         values = np.array([probe.effects[method][name].mean[order] for method in methods])
         _map(figure, axes, name, values)
@@ -174,7 +179,7 @@ def _caption(probe: Probe, bars: str) -> str:
     batches = max(int(effect.batches.max()) for of in probe.effects.values() for effect in of.values())
     interval = f"; {bars}: 95 % interval over batches (Student's t), cut off at the frame" if bars else ""
     return (
-        f"Gradients of the parameters of one trained model (1 seed), mean over up to {batches} training batches"
-        f"{interval}. Classes from frequent to rare. 1 is no change, – no example in any batch or no gradient left; "
-        "names as in probe.csv."
+        f"Gradients of the parameters of one model trained with cross-entropy (1 seed), mean over up to {batches} "
+        f"batches{interval}. Classes from frequent to rare. 1 is no change, – no example in any batch or no gradient "
+        "left; names as in probe.csv."
     )
