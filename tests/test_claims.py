@@ -365,6 +365,26 @@ def test_every_comparison_has_its_interval_n_and_command(runs, tmp_path):
     assert all(row["command"] for row in rows if row["n"])
 
 
+def test_every_interval_over_seeds_follows_from_the_values_beside_it(runs, tmp_path):
+    write_measures(runs, {"order": {"values": [1.9, 2.1, 2.0], "seeds": [0, 1, 4], "command": "python m.py"}})
+    made = (
+        Claim("1", "a", (claims.versus("lpg", "la"), Measure("order", ABOVE))),
+        Claim("2", "b", (claims.studied("epsilon", 2.0, 0.1),)),
+    )
+    ledger.save(evidence.read(runs), tmp_path, made)
+    tables = []
+    for name in ("claims", "claims_by_seed"):
+        with (tmp_path / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+            tables.append(list(csv.DictReader(file)))
+    assert len(tables[0]) == 5
+    for row in tables[0]:
+        its = ("claim", "scenario", "comparison")
+        values = [float(each["value"]) for each in tables[1] if all(each[name] == row[name] for name in its)]
+        wanted = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+        assert (float(row["low"]), float(row["high"])) == pytest.approx((wanted.low, wanted.high), rel=1e-3)
+        assert len(values) == int(row["n"])
+
+
 def test_what_to_use_says_when_lpg_does_not_help(runs, tmp_path):
     text, _ = small(runs, tmp_path / "out")
     use = text.partition("## What to use")[2].partition("## Scale")[0]

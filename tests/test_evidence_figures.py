@@ -576,6 +576,7 @@ def test_everything_is_written_small_and_the_same_again(scenarios, tmp_path):
         assert 500 < path.stat().st_size < 150_000
         if path.suffix == ".png":
             assert np.ptp(np.asarray(Image.open(path).convert("L"))) > 100
+            assert "python -m lpg_jax.report runs/evidence --out results" in Image.open(path).text["Description"]
     before = (tmp_path / "figures" / "overview-T2-cifar10_human.png").read_bytes()
     overview.save(few[2:], tmp_path / "figures")
     assert (tmp_path / "figures" / "overview-T2-cifar10_human.png").read_bytes() == before

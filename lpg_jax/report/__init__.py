@@ -80,8 +80,10 @@ def evidence_report(runs: str | Path, out: str | Path) -> list[Path]:
     | file under OUT | what is in it |
     |---|---|
     | tables/TIER-SCENARIO.md, .csv, .tex | every entry with mean and 95 % interval, and its paired differences |
-    | runs.csv, evidence.json | one line per run; where everything comes from |
+    | runs.csv, studies.csv, measures.csv | one line per run; per run of a study; per measured number |
+    | evidence.json | where everything comes from |
     | claims.md, claims.csv | every claim of the paper: comparisons, intervals, verdict; what failed; what to use |
+    | claims_by_seed.csv | the values behind the intervals |
     | recommended.json | the best setting with LPG in it, per scenario, and what it gains; read by `configs/heads.py` |
     | figures/*.png | see `lpg_jax.report.figures` |
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,7 @@ class Finding(NamedTuple):
     region: Region
     command: str
     test: int = 0  # which of the claim's
+    values: Mapping[int, float] = MappingProxyType({})  # by seed; {}: the interval is not over seeds
 
     @property
     def sign(self) -> str:
@@ -150,7 +152,7 @@ def _contrast(test: Contrast, scenario: Scenario) -> Finding | None:
         drawn = {tuple(np.sign(result.margin)) for result in guides.values() if result.margin is not None}
         what += f" classes ({len(drawn)} set{'s' * (len(drawn) != 1)} of them)"
     command = f"python -m evidence run {scenario.name}"
-    return _finding(_title(scenario), what, interval(values), "seeds", test.region, command, True)
+    return _of_seeds(_title(scenario), what, dict(zip(seeds, values, strict=True)), test.region, command, points=True)
 
 
 def _results(term: Term, scenario: Scenario) -> Results:
@@ -182,14 +184,20 @@ def _finding(
     return Finding(scenario, what, value.mean, value.low, value.high, value.n, of, points, region, command)
 
 
+def _of_seeds(
+    scenario: str, what: str, values: Mapping[int, float], region: Region, command: str, points: bool = False
+) -> Finding:
+    found = _finding(scenario, what, interval(list(values.values())), "seeds", region, command, points)
+    return found._replace(values=values)
+
+
 def _measure(test: Measure, sources: Sources) -> list[Finding]:
     made = []
     for scenario in sources.scenarios:
         measure = scenario.measures.get(test.name)
         if measure:
-            value = interval(list(measure.values.values()))
-            where = _title(scenario)
-            made.append(_finding(where, test.name, value, "seeds", test.region, measure.command, points=test.points))
+            where, points = _title(scenario), test.points
+            made.append(_of_seeds(where, test.name, measure.values, test.region, measure.command, points))
     return made
 
 
@@ -210,8 +218,9 @@ def _compactness(test: Compactness, sources: Sources) -> list[Finding]:
     made = []
     for scenario, of_label in sources.features.items():
         first, second = (of_label.get(label, {}) for label in (test.a, test.b))
-        values = [first[seed][test.name] - second[seed][test.name] for seed in sorted(first.keys() & second.keys())]
+        seeds = sorted(first.keys() & second.keys())
+        values = {seed: first[seed][test.name] - second[seed][test.name] for seed in seeds}
         command = f"python -m evidence measure {scenario.split()[1]}"
         what = f"{test.a} − {test.b}, {test.name}"
-        made.append(_finding(scenario, what, interval(values), "seeds", test.region, command))
+        made.append(_of_seeds(scenario, what, values, test.region, command))
     return made

@@ -226,11 +226,12 @@ def _table_lines(scenario: Scenario, made: Sequence[Row]) -> list[dict[str, Any]
 
 def _run_lines(scenarios: Sequence[Scenario]) -> list[dict[str, Any]]:
     return [
-        {"tier": scenario.tier, "scenario": scenario.name, "label": label, **_figures(result)}
+        {"tier": scenario.tier, "scenario": scenario.name, "label": label, **_figures(result),
+         "revision": scenario.entries[label].revision or scenario.revision}
         for scenario in scenarios
         for label in by_role(scenario, ROLES)
         for _, result in sorted(scenario.results[label].items())
-    ]
+    ]  # fmt: skip
 
 
 def _study_lines(scenarios: Sequence[Scenario]) -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ _COLUMNS = (
 
 
 def save(scenarios: Sequence[Scenario], out: Path, claims: Sequence[Claim] = CLAIMS) -> list[Path]:
-    """Write OUT/claims.md and OUT/claims.csv; existing ones are replaced.
+    """Write OUT/claims.md, OUT/claims.csv and, seed by seed, OUT/claims_by_seed.csv; existing ones are replaced.
 
     Args:
       scenarios: read by `evidence.read`, with measures.json where they are.
@@ -47,7 +47,7 @@ def save(scenarios: Sequence[Scenario], out: Path, claims: Sequence[Claim] = CLA
       claims: what is tested.
 
     Returns:
-      The two paths.
+      The paths.
 
     Raises:
       ValueError: a file of measurements is damaged; names the file and the fix.
@@ -55,13 +55,25 @@ def save(scenarios: Sequence[Scenario], out: Path, claims: Sequence[Claim] = CLA
     out.mkdir(parents=True, exist_ok=True)
     sources = read_sources(scenarios, out)
     tested = [(number, claim, findings(claim, sources)) for number, claim in enumerate(claims, 1)]
-    paths = [out / "claims.md", out / "claims.csv"]
+    paths = [out / "claims.md", out / "claims.csv", out / "claims_by_seed.csv"]
     paths[0].write_text(markdown(scenarios, tested), encoding="utf-8")
-    with paths[1].open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(_COLUMNS)
-        writer.writerows(line for of_claim in tested for line in _csv_lines(*of_claim))
+    tables = (
+        (_COLUMNS, [line for of_claim in tested for line in _csv_lines(*of_claim)]),
+        (("claim", "scenario", "comparison", "seed", "value"), _by_seed(tested)),
+    )
+    for path, (columns, lines) in zip(paths[1:], tables, strict=True):
+        with path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([columns, *lines])
     return paths
+
+
+def _by_seed(tested: Sequence[tuple[int, Claim, list[Finding]]]) -> list[tuple[object, ...]]:
+    return [
+        (number, each.scenario, each.what, seed, f"{value:.6g}")
+        for number, _, found in tested
+        for each in found
+        for seed, value in each.values.items()
+    ]
 
 
 def markdown(scenarios: Sequence[Scenario], tested: Sequence[tuple[int, Claim, list[Finding]]]) -> str:

@@ -19,6 +19,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from lpg_jax.report.wording import REPORT
 
 AMPLIFIED = "#0072B2"
 DAMPENED = "#D55E00"
@@ -119,11 +122,13 @@ def frame(figure: Figure, title: str, caption: str, handles: Sequence[Artist] = 
 
 
 def save_png(figure: Figure, path: Path) -> Path:
-    """Write with a palette of 256 colours, a third of the size; nothing in the file says when or where it was made."""
+    """Write with a palette of 256 colours, a third of the size; the file says by which command, and not when."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.set_dpi(DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     picture = Image.fromarray(np.array(canvas.buffer_rgba())).convert("RGB")
-    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True, dpi=(DPI, DPI))
+    origin = PngInfo()
+    origin.add_text("Description", f"by `{REPORT}`; for runs, revisions, versions and machine see evidence.json")
+    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True, dpi=(DPI, DPI), pnginfo=origin)
     return path
