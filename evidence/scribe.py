@@ -66,7 +66,16 @@ class Scribe:
         return trials
 
     def entry(self, entry: entries.Entry, base: entries.Fields) -> None:
-        """Tunes an entry, trains it on every seed, and notes both."""
+        """Tunes an entry, trains it on every seed, and notes both.
+
+        Raises:
+          ValueError: an entry whose settings it keeps is not there yet.
+          RuntimeError: a run ended by something else than training; names it.
+        """
+        if missing := [label for label in entry.inherits if label not in self.fields]:
+            raise ValueError(
+                f"{entry.label}: keeps what was chosen for {missing[0]}, which is not there; run that before"
+            )
         began = time.perf_counter()
         inherited = {k: v for label in entry.inherits for k, v in self.fields[label].items()}
         trials = self.widely(base, entry, inherited) if entry.trials else ()

@@ -204,6 +204,16 @@ def test_a_run_that_could_not_begin_says_why(tmp_path, monkeypatch):
     assert not made.made
 
 
+def test_an_entry_by_itself_keeps_what_was_chosen_before_or_says_that_nothing_was(tmp_path):
+    def scribe_of():
+        return scribe.Scribe(SCENARIOS["digits_longtail50"], tmp_path, "", Console(quiet=True), keep=True)
+
+    with pytest.raises(ValueError, match=r"la\+lpg: keeps what was chosen for la, which is not there; run that before"):
+        scribe_of().entry(of_kind("longtail")["la+lpg"], BASE)
+    (tmp_path / scribe.FILE).write_text(json.dumps({"entries": {"la": {"fields": {"losses.la.tau": 0.9}}}}))
+    assert scribe_of().fields == {"la": {"losses.la.tau": 0.9}}
+
+
 @pytest.fixture
 def features(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
