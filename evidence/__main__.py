@@ -2,7 +2,7 @@
 
     python -m evidence prepare --data_dir=DIR --human_labels=FILE     # runs/features: once
     python -m evidence run T1                                         # or T2, T3, or names of scenarios
-    python -m evidence measure                                        # propositions, features, every class
+    python -m evidence measure                                        # propositions, gradients, wrong labels
     python -m lpg_jax.report runs/evidence --out results              # tables, figures, the ledger of claims
 
 `run` prints the hours first, continues where it was cut short, and may be started several times at once for different
@@ -11,15 +11,16 @@ and so on). For each scenario:
 
 1. learning rate and weight decay are chosen for cross-entropy, 56 pairs: the middle one of the rates that do as well
    as the best (half a point), away from collapse and from training that does not come far;
-2. every method gets six trials of its hyper-parameters at that learning rate, each with half, once and twice that
-   weight decay, and with less or more as long as the best one lies at an end. Both are trained on a part of the
-   training set and chosen by balanced accuracy on the rest of it, with right labels there; mean over three (T2: two)
-   seeds, each another part;
+2. every method tries six values of its hyper-parameters at that learning rate, and more while the best is the last;
+   each with half, once and twice that weight decay, and with less or more while the best lies at an end; so does
+   cross-entropy. Both are trained on a part of the training set and chosen by balanced accuracy on the rest of it,
+   with right labels there; mean over three (T2: two) seeds, each another part;
 3. what is chosen is trained on seeds 0 to 9, each another subset, noise, initialisation and data order (whatever of
    these the problem has), the same for every method, and tested on the test set. Every run of this is one of
    `launch.py`, to the bit.
 
 T3 trains a ResNet-8 on the images with what T2 chose (`networks.py`); where the images lie is TFDS_DATA_DIR's to say.
+Its convolutions sum in another order on another number of cores: to repeat one of its rows to the bit, take as many.
 
 RUNS/TIER/SCENARIO/scenario.json says what was tried and chosen; final/LABEL/seed=K are work directories.
 """
