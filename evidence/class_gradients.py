@@ -1,8 +1,9 @@
 """What the paper says of the gradients of rare and frequent classes (Section 3.2), on heads trained with "ce".
 
 Each at the parameters before the first step (_start) and after the last (_end). Gradients are those of the parameters,
-averaged over the examples of a class in a batch; "rare over frequent" is log2 of the mean over the rarer half of the
-classes over that of the others, so 0: alike, 1: twice as much.
+averaged over examples of a class: up to 100 of the training set for `gradient` and `contribution`, those in a batch for
+the others. "rare over frequent" is log2 of the mean over the rarer half of the classes over that of the others, so
+0: alike, 1: twice as much; classes without an example are left out.
 
 | name | what |
 |---|---|
@@ -70,8 +71,11 @@ def _norms(model: Model, params: Any) -> np.ndarray:
     found = []
     for label in range(len(model.trained.facts.class_counts)):
         chosen = np.flatnonzero(np.asarray(labels) == label)[:EXAMPLES]
+        if not len(chosen):
+            found.append(np.nan)
+            continue
         weights = np.zeros(EXAMPLES, np.float32)
-        weights[: len(chosen)] = 1 / max(len(chosen), 1)
+        weights[: len(chosen)] = 1 / len(chosen)
         found.append(float(norm(np.pad(chosen, (0, EXAMPLES - len(chosen))), weights)))
     return np.array(found)
 

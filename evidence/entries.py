@@ -2,9 +2,9 @@
 
 Every method tries six values of its own, as LPG does of its eps, and more while the best is the last tried; each with
 three weight decays or more (`plan.wider`), at the learning rate that is chosen for cross-entropy before.
-A combination keeps what was chosen for its first part and tries six values of LPG's. "equal-lpg" and "scaled-ce" keep
-the options of "lpg": what they change is what they control for. "lpg-decay", "random-decay" and "opposite-decay" show
-what LPG does to classes where nothing else differs from cross-entropy.
+A combination keeps what was chosen for its first part and tries LPG's eps in the same way. "equal-lpg" and "scaled-ce"
+keep the options of "lpg": what they change is what they control for. "lpg-decay", "random-decay" and "opposite-decay"
+show what LPG does to classes where nothing else differs from cross-entropy; their eps is the best at its weight decay.
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,6 +29,7 @@ class Entry(NamedTuple):
     inherits: tuple[str, ...] = ()  # labels whose chosen fields are kept
     knows: str = ""  # what it is told beyond the training set
     seeded: tuple[str, ...] = ()  # fields that hold the number of the seed in the final runs
+    among: str = ""  # label among whose trials the best at the inherited weight decay is taken
 
 
 def one(field: str, *values: Any) -> tuple[Fields, ...]:
@@ -289,6 +290,6 @@ def of_kind(kind: str, base: Fields, held_out: Fields) -> dict[str, Entry]:
         of = found[source]
         title = f"{of.title}, at the weight decay of cross-entropy"
         found[label] = Entry(
-            label, title, CONTROL, of.method, fixed=of.fixed, inherits=(source, "ce"), seeded=of.seeded
+            label, title, CONTROL, of.method, fixed=of.fixed, inherits=(source, "ce"), seeded=of.seeded, among=source
         )
     return found

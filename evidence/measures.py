@@ -1,6 +1,6 @@
 """What is measured on trained heads beside accuracy.
 
-measures.json in the directory of a scenario: NAME -> {values, seeds, what, command}, a value for each seed. Names and
+measures.json in the directory of a scenario: NAME -> {values, seeds, command}, a value for each seed. Names and
 what they are: under a long tail `propositions` and `class_gradients`, under noise `wrong_labels`. Of a long tail also
 features of the test part, METHOD/features.npz in some runs, and probe.csv of the head of seed 0.
 """
@@ -64,7 +64,7 @@ def _content(rows: dict[int, dict[str, float]], command: str) -> dict[str, dict[
     content = {}
     for name in next(iter(rows.values())):
         known = {seed: row[name] for seed, row in rows.items() if math.isfinite(row[name])}
-        content[name] = {"values": list(known.values()), "seeds": list(known), "what": name, "command": command}
+        content[name] = {"values": list(known.values()), "seeds": list(known), "command": command}
     return content
 
 

@@ -115,6 +115,12 @@ def wider(entry: Entry, base: Fields, tried: Sequence[slice], trials: Sequence[T
     return found + [MIDDLE] * (last and FIRST <= len(tried) < len(entry.trials))
 
 
+def best_at(trials: Sequence[Trial], decay: float) -> Fields:
+    """The setting with the highest score of those with a weight decay; {}: none was tried with it."""
+    tried = [trial for trial in trials if trial.fields[DECAY] == decay]
+    return max(tried, key=lambda trial: trial.mean).fields if tried else {}
+
+
 def _value(fields: Fields) -> Fields:
     """Without the weight decay."""
     return {field: value for field, value in fields.items() if field != DECAY}

@@ -29,6 +29,9 @@ class Scribe:
         before = workdir.read_json(home / FILE, dict) if keep and (home / FILE).exists() else {}
         self.made: dict[str, Any] = before.get("entries", {})
         self.fields |= {label: made["fields"] for label, made in self.made.items()}
+        self.trials: dict[str, Sequence[plan.Trial]] = {
+            label: [plan.Trial(**trial) for trial in made["trials"]] for label, made in self.made.items()
+        }
         self.studies: dict[str, Any] = before.get("studies", {})
 
     def train(self, runs: Sequence[sweep.Run]) -> list[sweep.Outcome]:
@@ -80,10 +83,12 @@ class Scribe:
         inherited = {k: v for label in entry.inherits for k, v in self.fields[label].items()}
         trials = self.widely(base, entry, inherited) if entry.trials else ()
         best = plan.chosen(trials) if trials else {}
+        if entry.among:
+            best = plan.best_at(self.trials[entry.among], inherited[entries.DECAY])
         if entry.label == "ce":
             trials = (*(trial._replace(chosen=False) for trial in self.base_trials), *trials)
         fields = {**inherited, **entry.fixed, **best}
-        self.fields[entry.label] = fields
+        self.fields[entry.label], self.trials[entry.label] = fields, trials
         outcomes = self.train(plan.final_runs(self.scenario, entry, {**base, **fields}, self.home))
         errors = {str(outcome.run.point["seed"]): outcome.error for outcome in outcomes if outcome.error}
         for seed, error in errors.items():

@@ -6,6 +6,8 @@ A class is that of the label as given. All at the end of training, of the traini
 |---|---|
 | memorised_lpg | share of the wrong labels of dampened classes that are predicted: "lpg-decay" minus "ce" |
 | memorised_random | likewise "random-decay" minus "ce" |
+| beyond_right_lpg | memorised_lpg minus the same of right labels; 0 if the class is but predicted less often |
+| beyond_right_random | likewise |
 | variance_rank | Spearman's rank correlation over classes of gradient variance and share of wrong labels, "lpg-decay" |
 
 Under symmetric noise all classes have as many wrong labels, but for chance, and variance_rank is not measured.
@@ -20,8 +22,8 @@ from scipy import stats
 from evidence.trained import Model
 
 
-def memorised(model: Model, classes: np.ndarray) -> float:
-    """Share of the wrong labels of some classes that a model predicts; NaN where there are none.
+def learnt(model: Model, classes: np.ndarray) -> tuple[float, float]:
+    """(of the wrong labels of some classes, of the right ones): the share that a model predicts; NaN: there are none.
 
     Args:
       model: whose predictions count.
@@ -29,10 +31,14 @@ def memorised(model: Model, classes: np.ndarray) -> float:
     """
     inputs, given = model.train
     labels = np.asarray(given)
-    wrong = (labels != model.clean) & classes[labels]
     logits, _ = model.trained.apply(model.trained.params, inputs)
-    predicted = np.asarray(jnp.argmax(logits, axis=-1))
-    return float(np.mean(predicted[wrong] == labels[wrong])) if wrong.any() else float("nan")
+    hit = np.asarray(jnp.argmax(logits, axis=-1)) == labels
+
+    def share(of: np.ndarray) -> float:
+        chosen = of & classes[labels]
+        return float(np.mean(hit[chosen])) if chosen.any() else float("nan")
+
+    return share(labels != model.clean), share(labels == model.clean)
 
 
 def variance_rank(model: Model) -> float:
@@ -49,7 +55,8 @@ def variance_rank(model: Model) -> float:
 def of_seed(plain: Model, lpg: Model, random: Model, symmetric: bool) -> dict[str, float]:
     """Every measure of one seed, of heads trained with "ce", "lpg-decay" and "random-decay"."""
     found = {}
-    for name, model in (("memorised_lpg", lpg), ("memorised_random", random)):
+    for name, model in (("lpg", lpg), ("random", random)):
         dampened = np.array(model.logged["class_margin"], float) < 0
-        found[name] = memorised(model, dampened) - memorised(plain, dampened)
+        wrong, right = (a - b for a, b in zip(learnt(model, dampened), learnt(plain, dampened), strict=True))
+        found |= {f"memorised_{name}": wrong, f"beyond_right_{name}": wrong - right}
     return found if symmetric else {**found, "variance_rank": variance_rank(lpg)}

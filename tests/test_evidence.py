@@ -51,6 +51,7 @@ def test_controls_at_the_weight_decay_of_cross_entropy(kind):
     for label, source in (("lpg-decay", "lpg"), ("random-decay", "random-lpg"), ("opposite-decay", "lpg-opposite")):
         assert made[label].inherits == (source, "ce")  # in this order
         assert (made[label].fixed, made[label].method) == (made[source].fixed, made[source].method)
+        assert made[label].among == source
 
 
 @pytest.mark.parametrize("name", ["digits_longtail50", "cifar10_longtail100", "cifar100_human", "digits_balanced"])
@@ -162,6 +163,13 @@ def test_each_value_is_tried_with_weight_decays_on_both_sides_of_its_best():
     assert tried_at_last(ROBUST, score) == [(3, 6), (3, 8), (2, 6), (0, 6), (0, 6), (3, 8)]
 
 
+def test_the_best_at_a_weight_decay():
+    trials = scored(ROBUST, plan.at_first(ROBUST), lambda q, times: -abs(q - (2 if times > 1 else 4)) - abs(times - 1))
+    assert plan.chosen(trials)["losses.gce.q"] == 4
+    assert plan.best_at(trials, 2 * BASE[entries.DECAY]) == {"losses.gce.q": 2, entries.DECAY: 2 * BASE[entries.DECAY]}
+    assert plan.best_at(trials, 7.0) == {}
+
+
 @pytest.mark.parametrize(("peak", "number"), [(1, 6), (5, 6), (6, 7), (6.9, 8), (8, 8)])
 def test_values_go_on_until_one_is_worse_than_that_before(peak, number):
     assert len(tried_at_last(ROBUST, lambda q, times: -abs(q - peak) - 0.1 * abs(np.log(times)))) == number
@@ -210,7 +218,9 @@ def test_an_entry_by_itself_keeps_what_was_chosen_before_or_says_that_nothing_wa
 
     with pytest.raises(ValueError, match=r"la\+lpg: keeps what was chosen for la, which is not there; run that before"):
         scribe_of().entry(of_kind("longtail")["la+lpg"], BASE)
-    (tmp_path / scribe.FILE).write_text(json.dumps({"entries": {"la": {"fields": {"losses.la.tau": 0.9}}}}))
+    (tmp_path / scribe.FILE).write_text(
+        json.dumps({"entries": {"la": {"fields": {"losses.la.tau": 0.9}, "trials": []}}})
+    )
     assert scribe_of().fields == {"la": {"losses.la.tau": 0.9}}
 
 

@@ -137,9 +137,9 @@ MARGIN = [-0.1, 0.1] + [0.0] * 8
 def test_memorised_counts_wrong_labels_of_the_chosen_classes_only(model):
     learnt = predicting(model, [0, 0, 2, 1, 1, 1, 2, 2], GIVEN, CLEAN)
     some = np.isin(np.arange(10), [0])
-    assert wrong_labels.memorised(learnt, some) == 0.5
-    assert wrong_labels.memorised(learnt, np.ones(10, bool)) == pytest.approx(2 / 3)
-    assert np.isnan(wrong_labels.memorised(learnt, np.isin(np.arange(10), [2])))
+    assert wrong_labels.learnt(learnt, some) == (0.5, 1)
+    assert wrong_labels.learnt(learnt, np.ones(10, bool)) == pytest.approx((2 / 3, 1))
+    assert np.isnan(wrong_labels.learnt(learnt, np.isin(np.arange(10), [2]))[0])
 
 
 def test_what_is_dampened_is_said_by_each_method_and_held_against_plain_training(model):
@@ -148,7 +148,10 @@ def test_what_is_dampened_is_said_by_each_method_and_held_against_plain_training
     lpg = predicting(model, [0, 1, 2, 1, 1, 1, 2, 2], GIVEN, CLEAN, class_margin=MARGIN, class_grad_variance=variance)
     other = predicting(model, [0, 0, 0, 1, 1, 0, 2, 2], GIVEN, CLEAN, class_margin=[-x for x in MARGIN])
     found = wrong_labels.of_seed(plain, lpg, other, symmetric=False)
-    assert found == pytest.approx({"memorised_lpg": -1, "memorised_random": -1, "variance_rank": 1})
+    wanted = {"memorised_lpg": -1, "memorised_random": -1, "beyond_right_lpg": -1, "beyond_right_random": -1}
+    assert found == pytest.approx(wanted | {"variance_rank": 1})
+    less = predicting(model, [5] * 8, GIVEN, CLEAN, class_margin=MARGIN, class_grad_variance=variance)  # of everything
+    assert wrong_labels.of_seed(plain, less, less, symmetric=True)["beyond_right_lpg"] == 0
     turned = lpg._replace(logged=lpg.logged | {"class_grad_variance": [-value for value in variance]})
     assert wrong_labels.of_seed(plain, turned, other, symmetric=False)["variance_rank"] == pytest.approx(-1)
     assert "variance_rank" not in wrong_labels.of_seed(plain, lpg, other, symmetric=True)

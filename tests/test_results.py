@@ -11,7 +11,7 @@ import pytest
 
 from configs import heads, presets
 from evidence.scenarios import SCENARIOS
-from lpg_jax.report.claims import CLAIMS
+from lpg_jax.report.claims import CLAIMS, Measure
 from lpg_jax.training import commandline, settings
 
 ROOT = Path(__file__).parents[1]
@@ -71,6 +71,12 @@ def test_what_is_recommended_was_chosen_on_held_out_data(name):
             warnings.simplefilter("always")
             settings.check(heads.get_config(f"{scenario.data},{scenario.problem},recommended"))
         assert [name in str(warning.message) for warning in caught] == [True] * (not RECOMMENDED[name]["helps"])
+
+
+def test_every_measure_of_a_claim_is_there():
+    measured = {row["measure"] for row in read_csv(RESULTS / "measures.csv")}
+    wanted = {test.name for claim in CLAIMS for test in claim.tests if isinstance(test, Measure)}
+    assert wanted == measured
 
 
 def evidence_section():
