@@ -14,8 +14,8 @@ again at 180, weight decay 2e-4, crop and flip; 3 seeds. LPG lengthens the logit
 geometric middle and shortens the others', by 0.1.
 
 `:laptop` trains a ResNet-8 for 12 epochs, one seed. Accuracy in %, mean and 95 % interval over three seeds (seeds 0 to
-2, about 5 minutes each on one CPU core; commands in results/tables/T3-cifar10_longtail100_resnet8.csv); options are
-those that were chosen for a head on features of these images:
+2, about 5 minutes each on one CPU core), not with the eps of 0.1 above but with the options that were chosen for a head
+on features of these images; commands in results/tables/T3-cifar10_longtail100_resnet8.csv:
 
 | method | overall | head | tail | NLL |
 |---|---|---|---|---|

@@ -145,12 +145,19 @@ def recommended(scenario: str) -> Preset:
         raise ValueError(f"scenario={scenario!r}: {RECOMMENDED.name} has none; must be one of {', '.join(known)}")
     found = known[scenario]
     if not found.get("helps", True):
-        gains = (f"{found[key]['mean']:+.2f} +- {found[key]['ci95']:.2f}" for key in ("over_ce", "over_baseline"))
-        text = "{}: {} differs by {} points from ce and by {} from {}, n = {}: LPG is not what helps here".format(
-            scenario, found["label"], *gains, found["baseline"], found["over_ce"]["n"]
-        )
+        others = {"over_ce": "ce", "over_baseline": found["baseline"], "over_strongest": found["strongest"]}
+        others["over_rate"] = "ce at another learning rate"
+        gains = [f"{_gain(found[key])} from {name}" for key, name in others.items() if name]
+        text = f"{scenario}: in points {found['label']} differs by {', by '.join(gains)}; LPG is not what helps here"
         warnings.warn(text, stacklevel=3)
     return found["config"]
+
+
+def _gain(gap: dict[str, Any]) -> str:
+    """Of a difference in recommended.json, whose numbers are null where there are too few runs."""
+    if gap["mean"] is None or gap["ci95"] is None:
+        return "an unknown number"
+    return f"{gap['mean']:+.2f} +- {gap['ci95']:.2f} (n = {gap['n']})"
 
 
 def set_method(config: default.Config, word: str, scenario: str) -> default.Config:

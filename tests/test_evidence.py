@@ -309,12 +309,21 @@ def test_what_is_recommended_is_a_config(monkeypatch, tmp_path):
 
 
 def test_what_is_recommended_says_where_it_gains_nothing(monkeypatch, tmp_path):
-    gains = {"over_ce": {"mean": 0.5, "ci95": 0.15, "n": 10}, "over_baseline": {"mean": -0.02, "ci95": 0.1, "n": 10}}
-    row = {"config": {"method": "mixup+lpg"}, "label": "mixup+lpg", "baseline": "mixup", **gains}
+    given = {
+        "over_ce": (0.5, 0.15),
+        "over_baseline": (0.2, 0.1),
+        "over_strongest": (-0.02, 0.1),
+        "over_rate": (0.1, None),
+    }
+    gains = {name: {"mean": mean, "ci95": half, "n": 10} for name, (mean, half) in given.items()}
+    row = {"config": {"method": "mixup+lpg"}, "label": "mixup+lpg", "baseline": "mixup", "strongest": "sam", **gains}
     monkeypatch.setattr(presets, "RECOMMENDED", tmp_path / "recommended.json")
     presets.RECOMMENDED.write_text(json.dumps({"digits_balanced": {**row, "helps": False}}))
-    text = "mixup+lpg differs by +0.50 +- 0.15 points from ce and by -0.02 +- 0.10 from mixup, n = 10: LPG is not what"
-    with pytest.warns(UserWarning, match=re.escape(f"digits_balanced: {text}")):
+    text = (
+        "digits_balanced: in points mixup+lpg differs by +0.50 +- 0.15 (n = 10) from ce, by +0.20 +- 0.10 (n = 10) "
+        "from mixup, by -0.02 +- 0.10 (n = 10) from sam, by an unknown number from ce at another learning rate; LPG is"
+    )
+    with pytest.warns(UserWarning, match=re.escape(text)):
         heads.get_config("recommended,digits,balanced")
     presets.RECOMMENDED.write_text(json.dumps({"digits_balanced": {**row, "helps": True}}))
     heads.get_config("recommended,digits,balanced")  # a warning would be an error

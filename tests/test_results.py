@@ -12,6 +12,8 @@ import pytest
 from configs import heads, presets
 from evidence.scenarios import SCENARIOS
 from lpg_jax.report.claims import CLAIMS, Measure
+from lpg_jax.report.evidence import Estimate
+from lpg_jax.report.wording import plus_minus
 from lpg_jax.training import commandline, settings
 
 ROOT = Path(__file__).parents[1]
@@ -89,7 +91,7 @@ def test_every_interval_in_a_sentence_of_readme_is_one_of_the_results():
     pairs = [(row["mean"], (float(row["high"]) - float(row["low"])) / 2) for row in compared]
     for rows in TABLES.values():
         pairs += [(row[name], row[f"{name} ci95"]) for row in rows for name in ("minus_ce", "minus_best_baseline")]
-    known = {f"{100 * float(mean):+.2f} ± {100 * float(half):.2f}".replace("-", "−") for mean, half in pairs if mean}
+    known = {plus_minus(Estimate(float(mean), float(half), 2), digits=2, sign=True) for mean, half in pairs if mean}
     text = " ".join(line for line in evidence_section().splitlines() if not line.startswith("|"))
     found = re.findall(r"[+−]?\d+\.\d+ ± \d+\.\d+", text)
     assert found

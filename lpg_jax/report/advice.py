@@ -27,7 +27,8 @@ class Advice(NamedTuple):
     lpg_over_ce: Estimate  # with_lpg - ce
     lpg_over_baseline: Estimate  # with_lpg - baseline
     lpg_over_rate: Estimate  # with_lpg - ce at another learning rate
-    lpg_over_strongest: Estimate  # with_lpg - the baseline that is best on the test part, whatever was chosen
+    lpg_over_strongest: Estimate  # with_lpg - `strongest`
+    strongest: str | None  # the baseline that is best on the test part, whatever was chosen
 
     @property
     def helps(self) -> bool:
@@ -45,10 +46,11 @@ def advise(scenario: Scenario) -> Advice:
         return difference(scenario.results[a], scenario.results.get(b, {}), metric_of(scenario))
 
     told_no_more = [label for label, entry in scenario.entries.items() if entry.role == "baseline" and not entry.knows]
-    over_each = [gap(with_lpg, label) for label in told_no_more if scenario.results[label]]
+    over_each = {label: gap(with_lpg, label) for label in told_no_more if scenario.results[label]}
+    strongest = min(over_each, key=lambda label: over_each[label].mean, default=None)
     return Advice(
         scenario, baseline, alone, with_lpg, gap(baseline, "ce"), gap(alone, "ce"), gap(with_lpg, "ce"),
-        gap(with_lpg, baseline), gap(with_lpg, "ce-lr"), min(over_each, key=lambda gap: gap.mean, default=_NONE),
+        gap(with_lpg, baseline), gap(with_lpg, "ce-lr"), over_each.get(strongest or "", _NONE), strongest,
     )  # fmt: skip
 
 
@@ -56,8 +58,9 @@ def recommended(scenarios: Sequence[Scenario]) -> dict[str, dict[str, Any]]:
     """The best entry with LPG in it of every scenario that has one: {name: its config over the scenario's, its gains}.
 
     The config of a head has the learning rate and weight decay that were chosen for it; nothing was for a network (T3).
-    `over_ce`, `over_baseline` and `over_rate` (ce at another learning rate) are differences on the test part in points
-    with n, and `helps` is that of `Advice`: where it is false, use the baseline instead.
+    `over_ce`, `over_baseline`, `over_rate` (ce at another learning rate) and `over_strongest` (the baseline that is
+    best on the test part) are differences on the test part in points with n, and `helps` is that of `Advice`: where it
+    is false, use the baseline instead.
     """
     made = {}
     for advice in map(advise, scenarios):
@@ -68,11 +71,13 @@ def recommended(scenarios: Sequence[Scenario]) -> dict[str, dict[str, Any]]:
             "over_ce": advice.lpg_over_ce,
             "over_baseline": advice.lpg_over_baseline,
             "over_rate": advice.lpg_over_rate,
+            "over_strongest": advice.lpg_over_strongest,
         }
         made[scenario.name] = {
             "label": entry.label,
             "config": {"method": entry.method, **({} if scenario.tier == "T3" else scenario.base), **entry.fields},
             "baseline": advice.baseline,
+            "strongest": advice.strongest,
             "helps": advice.helps,
             **{name: _in_points(gap) for name, gap in gaps.items()},
         }

@@ -22,7 +22,7 @@ from scipy import stats
 
 from lpg_jax.report import records
 
-PLAN, MEASURES = "scenario.json", "measures.json"
+PLAN, MEASURES, RUN = "scenario.json", "measures.json", "run.json"
 ROLES = ("baseline", "lpg", "control", "combination")
 KINDS = ("balanced", "longtail", "noisy")
 CONFIDENCE = 0.95
@@ -76,6 +76,7 @@ class Result(NamedTuple):
     class_counts: np.ndarray  # [C] training examples
     margin: np.ndarray | None  # [C] class_margin at the end: > 0 amplified, < 0 dampened; None: it is no LPG
     seconds: float  # wall time; NaN: not recorded
+    revision: str  # of the program; "": not recorded
     home: Path
 
 
@@ -361,6 +362,7 @@ def _result(home: Path, method: str, seed: int) -> Result:
         class_counts=run.class_counts,
         margin=_margin(home / method / "metrics.jsonl", len(run.class_counts)),
         seconds=math.nan if seconds is None else float(seconds),
+        revision=str(_json(home / RUN, _RERUN).get("git_revision") or "")[:12] if (home / RUN).is_file() else "",
         home=home,
     )
 

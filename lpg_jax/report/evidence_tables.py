@@ -226,8 +226,7 @@ def _table_lines(scenario: Scenario, made: Sequence[Row]) -> list[dict[str, Any]
 
 def _run_lines(scenarios: Sequence[Scenario]) -> list[dict[str, Any]]:
     return [
-        {"tier": scenario.tier, "scenario": scenario.name, "label": label, **_figures(result),
-         "revision": scenario.entries[label].revision or scenario.revision}
+        {"tier": scenario.tier, "scenario": scenario.name, "label": label, **_figures(result)}
         for scenario in scenarios
         for label in by_role(scenario, ROLES)
         for _, result in sorted(scenario.results[label].items())
@@ -247,7 +246,8 @@ def _study_lines(scenarios: Sequence[Scenario]) -> list[dict[str, Any]]:
 
 def _figures(result: Result) -> dict[str, Any]:
     scores = {name: _digits(result.scores[name]) for name in (*SCORES, *TRAINING)}
-    return {"seed": result.seed, **scores, "seconds": "" if math.isnan(result.seconds) else f"{result.seconds:.2f}"}
+    seconds = "" if math.isnan(result.seconds) else f"{result.seconds:.2f}"
+    return {"seed": result.seed, **scores, "seconds": seconds, "revision": result.revision}
 
 
 def _measure_lines(scenarios: Sequence[Scenario]) -> list[dict[str, Any]]:

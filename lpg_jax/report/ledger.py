@@ -14,8 +14,8 @@ from lpg_jax.report.evidence import Scenario
 from lpg_jax.report.wording import REPORT, number, scenarios_command, seeds_text
 
 RULE = f"""The rule was fixed before the runs, and so was a first test of most claims. Tests were changed, and some
-claims added, when first results had been seen: each of them says so, and how ("Changed"). The plan of tuning changed, too:
-weight decays for each value, values that go on, a weight decay chosen for ce, and slopes by split came after first
+claims added, when first results had been seen: each of them says so, and how ("Changed"). The plan of tuning changed,
+too: weight decays for each value, values that go on, a weight decay chosen for ce, and slopes by split came after first
 results; the runs that stand here are all of the last plan. Each comparison has an interval (95 %, Student's t, paired
 over seeds, unless it says otherwise) and a set of values that the claim allows. Its sign is
 
