@@ -145,7 +145,7 @@ CLAIMS: tuple[Claim, ...] = (
           note="memorised: share of the wrong labels of dampened classes that are predicted in the end, against the "
           "same labels under ce at the same weight decay; classes drawn by chance, and those of high variance. "
           "beyond_right: that minus the same of right labels, for a class that is dampened is predicted less often.",
-          changed="First the share of all wrong labels, also of amplified classes. " + _OWN_DECAY),
+          changed="First all wrong labels, also of amplified classes; right labels came last. " + _OWN_DECAY),
     Claim("3.5", "Classes of high gradient variance contain more label noise.", (Measure("variance_rank", ABOVE),),
           note="Spearman's rank correlation over classes (as labelled) of gradient variance, in the statistics of "
           "lpg-decay at the end of training, and share of wrong labels; where classes differ in it by more than "
