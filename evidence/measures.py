@@ -18,9 +18,9 @@ from evidence import class_gradients, propositions, wrong_labels
 from evidence.scenarios import Scenario
 from evidence.trained import Model, read
 from lpg_jax import analysis
+from lpg_jax.report.evidence import MEASURES
 from lpg_jax.training import workdir
 
-FILE = "measures.json"
 MAPPED, MAPS = 2000, 3  # test features kept, of so many seeds
 METHODS = {"ce": "ce", "lpl": "lpl", "lpg-decay": "lpg"}  # whose features are kept
 
@@ -44,8 +44,8 @@ def measure(scenario: Scenario, home: Path, command: str) -> list[Path]:
         raise ValueError(f"{scenario.name}: nothing is measured here; give a long tail or noise of T1 or T2")
     of_kind = _of_longtail if scenario.kind == "longtail" else _of_noise
     rows = {seed: of_kind(model_of, seed, scenario) for seed in scenario.seeds}
-    workdir.write_json(home / FILE, _content(rows, command))
-    written = [home / FILE]
+    workdir.write_json(home / MEASURES, _content(rows, command))
+    written = [home / MEASURES]
     return written if scenario.kind == "noisy" else [*written, *_features(model_of, home, scenario.seeds), _probe(home)]
 
 

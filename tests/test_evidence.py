@@ -17,7 +17,7 @@ from evidence.prepare import prepare
 from evidence.scenarios import SCENARIOS
 from lpg_jax import data, training
 from lpg_jax.report import evidence as read
-from lpg_jax.report import wording
+from lpg_jax.report import evidence_tables, wording
 from lpg_jax.training import commandline, settings, sweep
 from lpg_jax.training import presets as methods
 
@@ -247,6 +247,12 @@ def test_tuning_never_sees_the_test_images(features):
     third, fourth = (data.load(final.data, seed) for seed in (0, 1))
     assert set(third.train.index) != set(fourth.train.index)
     np.testing.assert_array_equal(third.test.inputs, fourth.test.inputs)
+
+
+def test_tables_say_how_much_is_held_out():
+    assert f"digits {100 * plan.HELD_OUT['digits']:.0f} %" in evidence_tables.HELD_OUT
+    for name in ("cifar10", "cifar100"):
+        assert f"CIFAR {50_000 * plan.HELD_OUT[name]:,.0f} images" in evidence_tables.HELD_OUT
 
 
 def test_names():

@@ -59,7 +59,6 @@ class Entry(NamedTuple):
     inherits: tuple[str, ...]  # labels whose chosen fields it keeps
     errors: tuple[str, ...] = ()  # runs that did not end, and why
     seeded: tuple[str, ...] = ()  # fields that hold the number of the seed
-    revision: str = ""  # of the program that trained its runs
 
     @property
     def selection(self) -> float:
@@ -300,8 +299,8 @@ def _entry(label: str, entry: Any) -> Entry:
         raise _PlanError(f"entries.{label}: {error}") from error
     errors = tuple(f"seed {seed}: {error}" for seed, error in sorted((entry.get("errors") or {}).items()))
     knows, inherits = entry.get("knows") or "", tuple(entry.get("inherits") or ())
-    seeded, revision = tuple(entry.get("seeded") or ()), ", ".join(entry.get("revisions") or ())
-    return Entry(label, title, role, method, fields, trials, knows, inherits, errors, seeded, revision)
+    seeded = tuple(entry.get("seeded") or ())
+    return Entry(label, title, role, method, fields, trials, knows, inherits, errors, seeded)
 
 
 def _trial(trial: Any) -> Trial:
@@ -322,10 +321,9 @@ def _study(home: Path, name: str, study: Any, entries: dict[str, Entry], seeds: 
 
 
 def _measures(path: Path) -> dict[str, Measured]:
-    if not path.is_file():
-        return {}
     try:
-        return {name: _measured(name, measure) for name, measure in _json(path, _MEASURE).items()}
+        found = _json(path, _MEASURE) if path.is_file() else {}
+        return {name: _measured(name, measure) for name, measure in found.items()}
     except _PlanError as error:
         raise ValueError(f"{path}: {error}; {_MEASURE}") from error
 

@@ -219,7 +219,8 @@ def _table_lines(scenario: Scenario, made: Sequence[Row]) -> list[dict[str, Any]
         }
         line |= {"fields": json.dumps({**scenario.base, **entry.fields}, sort_keys=True)}
         seed = min(scenario.results[row.label])
-        origin = {"revision": entry.revision or scenario.revision, "machine": scenario.machine}
+        revisions = sorted({result.revision for result in scenario.results[row.label].values()} - {""})
+        origin = {"revision": ", ".join(revisions) or scenario.revision, "machine": scenario.machine}
         lines.append({**line, "command": run_command(scenario, row.label, seed), **origin})
     return lines
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lpg_jax.report.evidence import Estimate, Scenario
@@ -82,7 +82,7 @@ def scenario_command(scenario: Scenario) -> str:
     return _WORKDIR.sub("", scenario.command)
 
 
-def scenarios_command(names: Iterable[str], measured: Iterable[str] = ()) -> str:
+def scenarios_command(names: Sequence[str], measured: Sequence[str] = ()) -> str:
     """The command lines that make the runs of some scenarios, measure some of them, and write the report.
 
     >>> scenarios_command(["a", "b"], ["b"])
