@@ -47,7 +47,7 @@ def get_config(variant: str = "") -> default.Config:
     config.model.hidden = (128,) if data == "digits" else (256,)
     config.train.batch_size = 32 if data == "digits" else 128
     config.train.epochs = 50 if data == "digits" else 20
-    config.evaluate.every_epochs = config.train.epochs
+    config.evaluate.every_epochs, config.evaluate.last_five = config.train.epochs, False
     config.checkpoint.every_steps, config.checkpoint.keep = 0, 1
     presets.apply(config, "digits" if data == "digits" else data, KINDS[problem])
     _set_problem(config, data, problem)

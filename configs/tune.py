@@ -124,7 +124,7 @@ def runs_of(scenario: str, method: str, home: Path) -> list[list[sweep.Run]]:
         config[group] = plain[group]
     config.method, config.num_seeds = method, 3
     config.data.name, config.data.path, config.data.test_fraction = "npz", str(home / POOL), 0.3
-    config.evaluate.every_epochs = config.train.epochs
+    config.evaluate.every_epochs, config.evaluate.last_five = config.train.epochs, False
     grids = ({field: [value] for field, value in trial.items()} for trial in TRIALS[scenario][method])
     return [sweep.expand(config, grid | {"seed": list(SEEDS)}, home / scenario / method) for grid in grids]
 

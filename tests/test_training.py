@@ -140,6 +140,21 @@ def test_methods_and_seeds_differ(finished):
     assert len(found) == 4
 
 
+def test_without_the_last_five_only_the_end_is_evaluated_and_nothing_else_changes(tmp_path):
+    found = {}
+    for last_five in (True, False):
+        home = tmp_path / str(last_five)
+        config = tiny(method="lpg", train__epochs=7, evaluate__every_epochs=7, evaluate__last_five=last_five)
+        training.run(config, home)
+        steps = sorted({line["step"] for line in read_lines(home / "lpg" / workdir.METRICS)})
+        found[last_five] = steps, read(home / "summary.json")["methods"]["lpg"]
+    assert (found[True][0], found[False][0]) == ([18, 24, 30, 36, 42], [42])
+    with_five, without = found[True][1], found[False][1]
+    assert with_five.keys() - without.keys() == {"mean_last_five"}
+    assert without["params_sha256"] == with_five["params_sha256"]
+    assert [without[name] for name in ("overall", "nll", "ece")] == [with_five[n] for n in ("overall", "nll", "ece")]
+
+
 def test_a_validation_part_is_measured(tmp_path):
     training.run(tiny(data__validation=0.25, method="ce", num_seeds=1, train__epochs=1), tmp_path)
     entry = read(tmp_path / "summary.json")["methods"]["ce"]

@@ -24,7 +24,6 @@ from lpg_jax.training.trackers import Trackers
 
 _CALL_SECONDS = 0.5  # about how long a stretch of steps may take, so that bar and signals keep up
 _SHARED_STRETCH = 10  # its length where several processes must stop at the same step
-LAST = 5  # epochs at the end of each of which there is an evaluation, for the mean over them
 
 
 class Plan(NamedTuple):
@@ -35,6 +34,7 @@ class Plan(NamedTuple):
     evaluate_every: int  # steps
     checkpoint_every: int  # steps; 0: only at the end
     keep: int  # newest checkpoints that stay
+    last_five: bool = True  # whether to evaluate after each of the last five epochs, for the mean over them
 
     @classmethod
     def of(cls, config: Config, steps_per_epoch: int) -> "Plan":
@@ -45,6 +45,7 @@ class Plan(NamedTuple):
             evaluate_every=config.evaluate.every_epochs * steps_per_epoch,
             checkpoint_every=config.checkpoint.every_steps,
             keep=config.checkpoint.keep,
+            last_five=config.evaluate.last_five,
         )
 
 
@@ -173,7 +174,8 @@ def _finish(job: Job, book: Book, carries: list[Carry], began: float) -> Outcome
     if not parallel.leads():
         return state, {}
     lines = workdir.read_lines(book.home / workdir.METRICS)
-    result = records.result(lines, state, job.plan.seeds, book.restored_steps, book.recipe.total_steps)
+    plan, steps = job.plan, book.recipe.total_steps
+    result = records.result(lines, state, plan.seeds, book.restored_steps, steps, plan.last_five)
     result["seconds"] = time.perf_counter() - began
     workdir.write_json(book.home / workdir.RESULT, result)
     return state, result
@@ -211,7 +213,7 @@ def stops(plan: Plan, step: int, total: int) -> list[tuple[int, bool, bool]]:
     >>> stops(Plan((0,), 1, evaluate_every=4, checkpoint_every=3, keep=1), 3, 8)
     [(4, True, False), (5, True, False), (6, True, True), (7, True, False), (8, True, True)]
     """
-    last = {total - plan.steps_per_epoch * number for number in range(LAST)}
+    last = {total - plan.steps_per_epoch * number for number in range(records.LAST if plan.last_five else 1)}
     evaluations = {*range(plan.evaluate_every, total, plan.evaluate_every), *last}
     saves = {*(range(plan.checkpoint_every, total, plan.checkpoint_every) if plan.checkpoint_every else ()), total}
     return [(stop, stop in evaluations, stop in saves) for stop in sorted(evaluations | saves) if stop > step]

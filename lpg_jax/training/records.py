@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Parts of a noisy training set, of which a record holds the overall accuracy only.
 TRAINING = {"clean": "train_clean", "mislabelled": "train_memorised", "mislabelled_true": "train_recovered"}
-_LAST = 5
+LAST = 5  # epochs of "mean_last_five"
 
 
 def lines(
@@ -91,6 +91,7 @@ def result(
     seeds: tuple[int, ...],
     restored_steps: list[int],
     total_steps: int,
+    last_five: bool = True,
 ) -> dict[str, Any]:
     """A method's entry of summary.json; no figure of it was chosen on the test part.
 
@@ -101,13 +102,14 @@ def result(
       seeds: of the run.
       restored_steps: the steps from which it was resumed.
       total_steps: the last step.
+      last_five: whether the last five epochs were evaluated.
 
     Returns:
-      The test figures of the last step (`metrics.over_seeds`); "mean_last_five": per seed the mean over the last five
-      recorded steps, then over seeds; with a validation part "validation" (its figures at the last step) and
-      "best_by_validation" (the test figures of the step with the highest overall validation accuracy of each seed, the
-      earliest of equals, and "step": {seed: step}); train_clean, train_memorised and train_recovered where recorded;
-      params_sha256 and restored_steps.
+      The test figures of the last step (`metrics.over_seeds`); with last_five "mean_last_five": per seed the mean over
+      the last five recorded steps, then over seeds; with a validation part "validation" (its figures at the last step)
+      and "best_by_validation" (the test figures of the step with the highest overall validation accuracy of each seed,
+      the earliest of equals, and "step": {seed: step}); train_clean, train_memorised and train_recovered where
+      recorded; params_sha256 and restored_steps.
 
     Raises:
       ValueError: a seed has no record of the last step.
@@ -116,8 +118,9 @@ def result(
     last = [records[-1] for records in by_seed]
     names = (*metrics.SCALARS, *(name for name in TRAINING.values() if name in last[0]))
     entry = metrics.over_seeds(last, names)
-    mean_last = [metrics.over_steps(records[-_LAST:], names) for records in by_seed]
-    entry["mean_last_five"] = metrics.over_seeds(mean_last, names)
+    if last_five:
+        mean_last = [metrics.over_steps(records[-LAST:], names) for records in by_seed]
+        entry["mean_last_five"] = metrics.over_seeds(mean_last, names)
     if "validation" in last[0]:
         entry["validation"] = metrics.over_seeds([record["validation"] for record in last])
         best = [max(records, key=lambda record: record["validation"]["overall"]) for records in by_seed]
