@@ -5,6 +5,8 @@
     python -m evidence measure                                        # propositions, gradients, wrong labels
     python -m lpg_jax.report runs/evidence --out results              # tables, figures, the ledger of claims
 
+    python -m evidence run T1 --chosen=results                        # the same table again, without tuning
+
 `run` prints the hours first, continues where it was cut short, and may be started several times at once for different
 scenarios; on a CPU one process for each core gets on faster than one with all of them (Linux: `taskset -c 0 python`
 and so on). For each scenario:
@@ -35,7 +37,7 @@ import jax
 from rich.console import Console
 
 from configs import heads
-from evidence import entries, measures, networks, plan, scribe
+from evidence import chosen, entries, measures, networks, plan, scribe
 from evidence.prepare import prepare
 from evidence.scenarios import SCENARIOS, Scenario
 
@@ -77,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     trained.add_argument("names", nargs="+", help=f"tiers, or {', '.join(SCENARIOS)}")
     trained.add_argument("--workdir", type=Path, default=Path("runs/evidence"))
     trained.add_argument("--only", default="", help="labels, with commas; default: all, and the studies")
+    trained.add_argument(
+        "--chosen", type=Path, help="directory of a report (results): take what was chosen there, tune nothing"
+    )
     measured = commands.add_parser("measure", help="on the heads that were trained")
     measured.add_argument("names", nargs="*", help="scenarios, or tiers; default: what claims need and is finished")
     measured.add_argument("--workdir", type=Path, default=Path("runs/evidence"))
@@ -106,7 +111,9 @@ def _measure(options: argparse.Namespace, command: str, console: Console) -> Non
 
 def _run(options: argparse.Namespace, command: str, console: Console) -> None:
     todo = scenarios_of(options.names)
-    console.print(f"{len(todo)} scenarios, about {plan.hours(todo):.1f} hours on one core from the start")
+    console.print(
+        f"{len(todo)} scenarios, about {plan.hours(todo, not options.chosen):.1f} hours on one core from the start"
+    )
     share_programs(options.workdir / "compiled")
     only = list(filter(None, options.only.split(",")))
     for scenario in todo:
@@ -117,12 +124,14 @@ def _run(options: argparse.Namespace, command: str, console: Console) -> None:
         known = entries.of_kind(scenario.kind, {entries.RATES: 0.0}, scenario.held_out)
         if unknown := [label for label in only if label not in known]:
             raise ValueError(f"only={unknown[0]!r}: {scenario.name} has {', '.join(known)}")
+    heads_of = [scenario for scenario in todo if scenario.tier != "T3"]
+    before = {each.name: chosen.read(options.chosen, each) for each in heads_of if options.chosen}
     for scenario in todo:
         home = plan.home_of(options.workdir, scenario)
         if scenario.tier == "T3":
             networks.run(scenario, home, options.workdir, command, console)
         else:
-            scribe.run(scenario, home, command, console, only)
+            scribe.run(scenario, home, command, console, only, before.get(scenario.name))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

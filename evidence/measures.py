@@ -2,27 +2,27 @@
 
 measures.json in the directory of a scenario: NAME -> {values, seeds, command}, a value for each seed. Names and
 what they are: under a long tail `propositions` and `class_gradients`, under noise `wrong_labels`. Of a long tail also
-features of the test part, METHOD/features.npz in some runs, and probe.csv of the head of seed 0.
+features.csv and maps.csv (`feature_maps`), and probe.csv of the head of seed 0.
 """
 
 import argparse
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 import probe
-from evidence import class_gradients, propositions, wrong_labels
+from evidence import class_gradients, feature_maps, propositions, wrong_labels
 from evidence.scenarios import Scenario
 from evidence.trained import Model, read
 from lpg_jax import analysis
 from lpg_jax.report.evidence import MEASURES
 from lpg_jax.training import workdir
 
-MAPPED, MAPS = 2000, 3  # test features kept, of so many seeds
-METHODS = {"ce": "ce", "lpl": "lpl", "lpg-decay": "lpg"}  # whose features are kept
+MAPPED, MAPS = 2000, 3  # test examples whose features are measured, of so many seeds
+METHODS = {"ce": "ce", "lpl": "lpl", "lpg-decay": "lpg"}  # whose features are measured
 
 
 def measure(scenario: Scenario, home: Path, command: str) -> list[Path]:
@@ -46,7 +46,7 @@ def measure(scenario: Scenario, home: Path, command: str) -> list[Path]:
     rows = {seed: of_kind(model_of, seed, scenario) for seed in scenario.seeds}
     workdir.write_json(home / MEASURES, _content(rows, command))
     written = [home / MEASURES]
-    return written if scenario.kind == "noisy" else [*written, *_features(model_of, home, scenario.seeds), _probe(home)]
+    return written if scenario.kind == "noisy" else [*written, *_maps(model_of, home, scenario.seeds), _probe(home)]
 
 
 def _of_longtail(model_of: Callable[[str, str, int], Model], seed: int, scenario: Scenario) -> dict[str, float]:
@@ -68,14 +68,14 @@ def _content(rows: dict[int, dict[str, float]], command: str) -> dict[str, dict[
     return content
 
 
-def _features(model_of: Callable[[str, str, int], Model], home: Path, seeds: Sequence[int]) -> Iterator[Path]:
+def _maps(model_of: Callable[[str, str, int], Model], home: Path, seeds: Sequence[int]) -> list[Path]:
+    found: dict[str, dict[int, feature_maps.Features]] = {label: {} for label in METHODS}
     for label, method in METHODS.items():
         for seed in seeds[:MAPS]:
             model = model_of(label, method, seed)
             _, features = model.trained.apply(model.trained.params, model.test[0][:MAPPED])
-            path = home / "final" / label / f"seed={seed}" / method / "features.npz"
-            np.savez(path, features=np.asarray(features), labels=np.asarray(model.test[1][:MAPPED]))
-            yield path
+            found[label][seed] = feature_maps.features_of(np.asarray(features), np.asarray(model.test[1][:MAPPED]))
+    return feature_maps.write(home, found, np.asarray(model_of("ce", "ce", seeds[0]).trained.facts.class_counts))
 
 
 def _probe(home: Path) -> Path:

@@ -79,5 +79,6 @@ def run(scenario: Scenario, home: Path, runs: Path, command: str, console: Conso
     for entry in entries_of(tuned, heads.KINDS[scenario.problem]):
         scribe.entry(entry, base)
         if entry.role != entries.CONTROL:
-            scribe.made[entry.label]["trials"] = tuned["entries"][entry.label]["trials"]  # by which it was chosen
+            its = tuned["entries"][entry.label]  # by which it was chosen
+            scribe.made[entry.label] |= {name: its[name] for name in ("trials", "tried")}
         scribe.write(base)

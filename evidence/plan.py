@@ -34,6 +34,7 @@ SECONDS = {  # of an entry, tuned and trained on every seed, on one core; T3: of
     ("T2", "cifar100"): 140.0,
     ("T3", "cifar10"): 290.0,
 }
+FINAL = 0.25  # of SECONDS: for the final runs of T1 and T2, without tuning
 NETWORKS = 4  # entries of T3, see networks.py
 
 
@@ -189,12 +190,13 @@ def chosen(trials: Sequence[Trial]) -> Fields:
     return next(trial.fields for trial in trials if trial.chosen)
 
 
-def hours(scenarios: Sequence[Scenario]) -> float:
-    """Of everything but the studies, from the start, on one core."""
+def hours(scenarios: Sequence[Scenario], tuned: bool = True) -> float:
+    """Of everything but the studies, from the start, on one core; `tuned`: with the tuning of T1 and T2."""
     total = 0.0
     for scenario in scenarios:
         number = len(of_kind(scenario.kind, dict.fromkeys(BASE, 0.1), scenario.held_out))
         if scenario.tier == "T3":
             number = NETWORKS * len(scenario.seeds)
-        total += number * SECONDS[scenario.tier, scenario.data]
+        share = 1.0 if tuned or scenario.tier == "T3" else FINAL
+        total += number * share * SECONDS[scenario.tier, scenario.data]
     return total / 3600

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from benchmarks import output
 from evidence import entries, plan, studies
+from evidence.chosen import Choice, Chosen
 from evidence.scenarios import Scenario
 from lpg_jax.training import sweep, workdir
 from lpg_jax.training.summary import provenance
@@ -20,8 +21,17 @@ FILE = "scenario.json"
 class Scribe:
     """One scenario while it is trained: remembers what was chosen, in scenario.json."""
 
-    def __init__(self, scenario: Scenario, home: Path, command: str, console: Console, keep: bool = False):
+    def __init__(
+        self,
+        scenario: Scenario,
+        home: Path,
+        command: str,
+        console: Console,
+        keep: bool = False,
+        chosen: Chosen | None = None,
+    ):
         self.scenario, self.home, self.command, self.console = scenario, home, command, console
+        self.chosen = chosen  # what needs no tuning any more
         self.fields: dict[str, entries.Fields] = {}  # label -> fixed and chosen fields
         self.base_trials: tuple[plan.Trial, ...] = ()  # of cross-entropy: learning rates and weight decays
         home.mkdir(parents=True, exist_ok=True)
@@ -42,6 +52,8 @@ class Scribe:
 
     def base(self) -> entries.Fields:
         """Learning rate and weight decay, chosen for cross-entropy."""
+        if self.chosen:
+            return self.chosen.base
         plain, settings = entries.Entry("ce", "", entries.BASELINE, "ce"), plan.base_settings()
         self.base_trials = plan.base_trials(self.tune(settings, {}, plain, {}, "base"))
         return plan.chosen(self.base_trials)
@@ -68,18 +80,16 @@ class Scribe:
             more = plan.wider(entry, base, tried, trials)
         return trials
 
-    def entry(self, entry: entries.Entry, base: entries.Fields) -> None:
-        """Tunes an entry, trains it on every seed, and notes both.
-
-        Raises:
-          ValueError: an entry whose settings it keeps is not there yet.
-          RuntimeError: a run ended by something else than training; names it.
-        """
+    def choose(self, entry: entries.Entry, base: entries.Fields) -> Choice:
+        """The fields of an entry, by which trials they were chosen, and how many there were."""
+        if self.chosen and entry.label in self.chosen.entries:
+            return self.chosen.entries[entry.label]
+        if self.chosen:
+            raise ValueError(f"{entry.label}: is not among what was chosen for {self.scenario.name} before; tune")
         if missing := [label for label in entry.inherits if label not in self.fields]:
             raise ValueError(
                 f"{entry.label}: keeps what was chosen for {missing[0]}, which is not there; run that before"
             )
-        began = time.perf_counter()
         inherited = {k: v for label in entry.inherits for k, v in self.fields[label].items()}
         trials = self.widely(base, entry, inherited) if entry.trials else ()
         best = plan.chosen(trials) if trials else {}
@@ -87,7 +97,17 @@ class Scribe:
             best = plan.best_at(self.trials[entry.among], inherited[entries.DECAY])
         if entry.label == "ce":
             trials = (*(trial._replace(chosen=False) for trial in self.base_trials), *trials)
-        fields = {**inherited, **entry.fixed, **best}
+        return Choice({**inherited, **entry.fixed, **best}, tuple(trials), len(trials))
+
+    def entry(self, entry: entries.Entry, base: entries.Fields) -> None:
+        """Tunes an entry, trains it on every seed, and notes both.
+
+        Raises:
+          ValueError: an entry whose settings it keeps is not there yet.
+          RuntimeError: a run ended by something else than training; names it.
+        """
+        began = time.perf_counter()
+        fields, trials, tried = self.choose(entry, base)
         self.fields[entry.label], self.trials[entry.label] = fields, trials
         outcomes = self.train(plan.final_runs(self.scenario, entry, {**base, **fields}, self.home))
         errors = {str(outcome.run.point["seed"]): outcome.error for outcome in outcomes if outcome.error}
@@ -103,6 +123,7 @@ class Scribe:
             "knows": entry.knows,
             "seeded": entry.seeded,
             "trials": [trial._asdict() for trial in trials],
+            "tried": tried,
             "errors": errors,
             "revisions": sorted({_revision(outcome.run) for outcome in outcomes}),
         }
@@ -136,7 +157,14 @@ def _revision(run: sweep.Run) -> str:
     return str(workdir.read_json(run.home / workdir.RUN, dict)["git_revision"])[:12]
 
 
-def run(scenario: Scenario, home: Path, command: str, console: Console, only: Sequence[str] = ()) -> None:
+def run(
+    scenario: Scenario,
+    home: Path,
+    command: str,
+    console: Console,
+    only: Sequence[str] = (),
+    chosen: Chosen | None = None,
+) -> None:
     """Everything of one scenario of heads: tunes, trains, notes; what is trained already is only read.
 
     Args:
@@ -145,8 +173,9 @@ def run(scenario: Scenario, home: Path, command: str, console: Console, only: Se
       command: how this was started.
       console: where a line for each entry goes.
       only: labels; (): all, and the studies.
+      chosen: None: everything is tuned; otherwise nothing.
     """
-    scribe = Scribe(scenario, home, command, console, keep=bool(only))
+    scribe = Scribe(scenario, home, command, console, keep=bool(only), chosen=chosen)
     base = scribe.base()
     console.print(f"{scenario.name}: {base}", highlight=False)
     wanted = entries.of_kind(scenario.kind, base, scenario.held_out)

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 from test_evidence_report import CE, LA, LPG, entry_of, write_scenario
 
-from evidence import entries, scenarios, studies
+from evidence import entries, feature_maps, scenarios, studies
 from lpg_jax.report import claims, evaluation, evidence, ledger
 from lpg_jax.report.claims import (
     ABOVE,
@@ -243,13 +243,13 @@ def test_the_interval_of_a_median_covers_the_truth():
 
 
 def test_compactness_is_paired_over_seeds(runs):
-    rng = np.random.default_rng(0)
-    for label, spread in (("ce", 1.0), ("lpg", 0.3)):
-        for seed in range(3):
-            labels = np.repeat(np.arange(4), 20)
-            features = 3 * np.eye(4)[labels] + spread * rng.normal(size=(80, 4))
-            home = runs / "T1" / "digits_longtail50" / "final" / label / f"seed={seed}" / label
-            np.savez(home / "features.npz", features=features, labels=labels)
+    rng, labels = np.random.default_rng(0), np.repeat(np.arange(4), 20)
+
+    def features(spread):
+        return feature_maps.features_of(3 * np.eye(4)[labels] + spread * rng.normal(size=(80, 4)), labels)
+
+    found = {label: {seed: features(spread) for seed in range(3)} for label, spread in (("ce", 1.0), ("lpg", 0.3))}
+    feature_maps.write(runs / "T1" / "digits_longtail50", found, np.array([9, 9, 9, 9]))
     (found,) = found_in(runs, Compactness("lpg", "ce", "ratio"), Compactness("lpg", "lpl", "ratio"))
     assert (found.n, found.sign, found.what) == (3, "+", "lpg − ce, ratio")
     assert [each.sign for each in found_in(runs, Compactness("ce", "lpg", "ratio"))] == ["-"]

@@ -15,7 +15,7 @@ from evidence import __main__ as evidence
 from evidence import entries, networks, plan, scribe, studies
 from evidence.prepare import prepare
 from evidence.scenarios import SCENARIOS
-from lpg_jax import data, training
+from lpg_jax import data, report, training
 from lpg_jax.report import evidence as read
 from lpg_jax.report import evidence_tables, wording
 from lpg_jax.training import commandline, settings, sweep
@@ -402,6 +402,41 @@ def test_a_scenario_from_its_command_to_a_row_that_can_be_repeated(features, mon
         )
         assert again["params_sha256"] == row["params_sha256"]
         assert again["balanced"] == row["balanced"] == scenario.results[label][1].scores["balanced"]
+    report.evidence_report(tmp_path / "runs", tmp_path / "results")
+    chosen = [*wanted[:3], f"--workdir={tmp_path / 'chosen'}", f"--chosen={tmp_path / 'results'}"]
+    assert evidence.main(chosen) == 0
+    assert not (tmp_path / "chosen/T1/digits_longtail50/tune").exists()
+    report.evidence_report(tmp_path / "chosen", tmp_path / "again")
+    tables = [(at / "tables/T1-digits_longtail50.md").read_text() for at in (tmp_path / "results", tmp_path / "again")]
+    assert tables[0] == tables[1].replace(f" --chosen={tmp_path / 'results'}", "")
+    digests = [
+        {
+            path.relative_to(home): json.loads(path.read_text())["methods"]
+            for path in home.glob("final/*/*/summary.json")
+        }
+        for home in (tmp_path / at / "T1/digits_longtail50" for at in ("runs", "chosen"))
+    ]
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [
+        (None, "results/evidence.json: not there; give a directory that the report wrote"),
+        ("label,fields,trials\nce,{},0\n", "smooth: is not among what was chosen for digits_balanced before; tune"),
+        ("label,fields\nce,{}\n", r"no choice of digits_balanced in them \(KeyError\('trials'\)\); tune"),
+    ],
+)
+def test_what_was_never_chosen_is_named(features, monkeypatch, tmp_path, capsys, table, text):
+    if table:
+        (tmp_path / "results" / "tables").mkdir(parents=True)
+        base = {"train.learning_rate": 0.05, "train.weight_decay": 0.002}
+        (tmp_path / "results" / "evidence.json").write_text(json.dumps({"T1/digits_balanced": {"base": base}}))
+        (tmp_path / "results" / "tables" / "T1-digits_balanced.csv").write_text(table)
+    monkeypatch.setattr(evidence, "share_programs", lambda directory: None)
+    with pytest.raises(SystemExit):
+        evidence.main(["run", "digits_balanced", "--only=smooth", "--chosen=results"])
+    assert re.search(text, " ".join(capsys.readouterr().err.split()))
 
 
 def test_programs_are_shared(features, tmp_path):

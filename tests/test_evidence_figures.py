@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
 
-from lpg_jax.report import evidence, figures, style
+from evidence import feature_maps
+from lpg_jax.report import evidence, figures, intervals, style
 from lpg_jax.report.figures import (
     combinations,
     features,
@@ -44,7 +45,7 @@ ENTRIES = {
 }
 
 
-def make_run(home, method, seed, accuracy, features=None, steps=(5, 20, 30)):
+def make_run(home, method, seed, accuracy, steps=(5, 20, 30)):
     """A work directory with one method and one seed."""
     rng = np.random.default_rng(seed)
     per_class = np.clip(accuracy + np.array([0.2, 0.1, -0.1, -0.3]), 0, 1)
@@ -60,8 +61,6 @@ def make_run(home, method, seed, accuracy, features=None, steps=(5, 20, 30)):
             if "lpg" in method:
                 record |= {"class_margin": list(rng.normal(0, 1, CLASSES)), "class_epsilon": list(rng.random(CLASSES))}
             file.write(json.dumps(record) + "\n")
-    if features is not None:
-        np.savez(home / method / "features.npz", features=features[0], labels=features[1])
 
 
 def clusters(spread, seed=0, each=12):
@@ -82,8 +81,13 @@ def make_scenario(runs, name, kind, tier="T2", base=0.5, studies=None, with_feat
         entries[label] |= {"fields": {"lpg.epsilon": 0.3}, "inherits": [], "trials": []}
         for seed in SEEDS:
             accuracy = base + shared[seed] + gain + rng.normal(0, 0.002)
-            found = clusters(1 + gain * 9, seed) if label in with_features else None
-            make_run(home / "final" / label / f"seed={seed}", method, seed, accuracy, found)
+            make_run(home / "final" / label / f"seed={seed}", method, seed, accuracy)
+    if with_features:
+        found = {
+            label: {seed: feature_maps.features_of(*clusters(1 + ENTRIES[label][2] * 9, seed)) for seed in SEEDS}
+            for label in with_features
+        }
+        feature_maps.write(home, found, np.array(COUNTS))
     for study, (label, field, values) in (studies or {}).items():
         for value, seed in itertools.product(values, SEEDS):
             at = home / "study" / study / f"{field}={value},seed={seed}"
@@ -162,7 +166,7 @@ def test_overview_shows_the_paired_differences_sorted_with_all_labels(scenarios)
     scenario = named(scenarios, "longtail100")
     figure = drawn(overview.draw(scenario))
     (axes,) = figure.axes
-    gains = {label: evidence.difference(scenario.results[label], scenario.results["ce"], "balanced")
+    gains = {label: intervals.difference(scenario.results[label], scenario.results["ce"], "balanced")
              for label in ENTRIES if label != "ce"}  # fmt: skip
     order = sorted(gains, key=lambda label: -gains[label].mean)
     knows = {"lpl": " (knows the noise rate)"}
@@ -181,7 +185,7 @@ def test_overview_marks_a_far_loss_as_an_arrow_and_keeps_its_number(scenarios):
     arrows = [line for line in axes.lines if line.get_marker() == "<"]
     assert len(arrows) == 1
     assert axes.get_xlim()[0] > -10  # focal loses 35
-    loss = evidence.difference(*(named(scenarios, "longtail100").results[x] for x in ("focal", "ce")), "balanced")
+    loss = intervals.difference(*(named(scenarios, "longtail100").results[x] for x in ("focal", "ce")), "balanced")
     assert axes.texts[-1].get_text() == f"−{-100 * loss.mean:.1f} ± {100 * loss.half:.1f}"
 
 
@@ -227,7 +231,7 @@ def test_the_table_of_a_tier_has_every_entry_in_every_scenario(scenarios):
     for (x, y), text in cells.items():
         scenario, label = named(scenarios, columns[x]), rows_of(axes)[y]
         metric = "balanced" if scenario.kind == "longtail" else "overall"
-        value = evidence.difference(scenario.results[label], scenario.results["ce"], metric)
+        value = intervals.difference(scenario.results[label], scenario.results["ce"], metric)
         assert text.get_text() == marks.signed(value._replace(half=math.nan))
         assert (text.get_weight() == "bold") == (value.low > 0 or value.high < 0)
     assert {text.get_weight() for text in axes.texts} == {"bold", "normal"}
@@ -246,7 +250,7 @@ def test_longtail_shows_head_tail_and_all_of_every_entry(scenarios):
     for axes, metric in zip(figure.axes, ("head", "tail", "balanced"), strict=True):
         wanted = {}
         for label in ENTRIES:
-            value = evidence.estimate(scenario.results[label], metric)
+            value = intervals.estimate(scenario.results[label], metric)
             wanted[next(y for y, name in enumerate(names) if name.split(" (")[0] == f"Method {label}")] = value
         for x, y, half in dots(axes):
             assert (x, half) == pytest.approx((100 * wanted[y].mean, 100 * wanted[y].half))
@@ -293,8 +297,8 @@ def test_noise_shows_every_method_at_every_rate(scenarios, base):
     for label, values in found.items():
         for scenario in group:
             results = scenario.results[label]
-            of_scenario = (evidence.difference(results, scenario.results["ce"], "overall") if base
-                           else evidence.estimate(results, "overall"))  # fmt: skip
+            of_scenario = (intervals.difference(results, scenario.results["ce"], "overall") if base
+                           else intervals.estimate(results, "overall"))  # fmt: skip
             assert values[where[scenario.name]] == pytest.approx(100 * of_scenario.mean)
     assert {xs for _, xs in lines} == {(20.0, 50.0, 80.0)}  # other noise is not on the curve
     assert "3 seeds" in caption(figure)
@@ -322,7 +326,7 @@ def test_combinations_show_the_paired_gain_over_both_parts(scenarios):
     ]  # fmt: skip
     group = sorted((s for s in scenarios if s.kind == "noisy"), key=lambda s: marks.natural(s.name))
     for axes, part in zip(figure.axes[2:], ("lpl", "lpg"), strict=True):
-        wanted = [evidence.difference(s.results["lpl+lpg"], s.results[part], "overall") for s in group]
+        wanted = [intervals.difference(s.results["lpl+lpg"], s.results[part], "overall") for s in group]
         np.testing.assert_allclose(
             dots(axes), [(100 * w.mean, y, 100 * w.half) for y, w in enumerate(wanted)], rtol=1e-9
         )
@@ -359,11 +363,16 @@ def reference(values, labels, tail):
 
 def test_feature_numbers_are_those_of_plain_loops():
     values, labels = clusters(1.5)
-    found = features.measure(features.Features(features.standardise(values), labels), np.array(COUNTS))
+    found = feature_maps.measure(feature_maps.features_of(values, labels), np.array(COUNTS))
     assert set(found) == set(features.NAMES)
     assert found == pytest.approx(reference(values, labels, tail={2, 3}))
-    scaled = features.measure(features.Features(features.standardise(70 * values), labels), np.array(COUNTS))
+    scaled = feature_maps.measure(feature_maps.features_of(70 * values, labels), np.array(COUNTS))
     assert scaled == pytest.approx(found)
+
+
+def test_features_that_are_not_finite_are_not_measured():
+    with pytest.raises(ValueError, match="not finite: the run diverged"):
+        feature_maps.features_of(np.full((2, 2), np.nan), np.zeros(2, int))
 
 
 def test_feature_figures_are_intervals_over_seeds_of_the_labels_with_features(scenarios):
@@ -371,7 +380,7 @@ def test_feature_figures_are_intervals_over_seeds_of_the_labels_with_features(sc
     found = features.feature_figures(scenario)
     assert set(found) == {"ce", "lpl", "lpg"}
     singles = [reference(*clusters(1.09, seed), tail={2, 3})["intra_tail"] for seed in SEEDS]
-    assert found["lpg"]["intra_tail"] == pytest.approx(evidence.interval(singles))
+    assert found["lpg"]["intra_tail"] == pytest.approx(intervals.interval(singles))
     assert features.feature_figures(named(scenarios, "human")) == {}
 
 
@@ -386,7 +395,7 @@ def test_feature_maps_carry_the_numbers_and_the_same_points_twice(scenarios, tmp
     value = found["ce"]["silhouette"]
     assert f"silhouette: {value.mean:.3f} ± {value.half:.3f}" in text
     points = clusters(1.0)[0]
-    np.testing.assert_array_equal(features.tsne(points), features.tsne(points))
+    np.testing.assert_array_equal(feature_maps.tsne(points), feature_maps.tsne(points))
     path = features.write_csv({("T2", "x"): found}, tmp_path / "features.csv")
     with path.open() as file:
         table = {(row["label"], row["name"]): row for row in csv.DictReader(file)}
@@ -395,18 +404,39 @@ def test_feature_maps_carry_the_numbers_and_the_same_points_twice(scenarios, tmp
     assert table["lpl", "inter"]["n"] == "3"
 
 
+def test_a_map_is_that_of_the_features(scenarios):
+    """PCA of the first seed: distances in the plane are no longer than those of the features, and go with them."""
+    scenario = named(scenarios, "longtail100")
+    found = features.feature_maps(scenario)["lpg"]["PCA"]
+    whole = feature_maps.features_of(*clusters(1.09, SEEDS[0]))
+    assert found.seed == SEEDS[0]
+    np.testing.assert_array_equal(found.labels, whole.labels)
+    inside, outside = (
+        np.linalg.norm(points[:, None] - points[None], axis=-1) for points in (found.places, whole.values)
+    )
+    assert (inside <= outside + 1e-4).all()
+    assert np.corrcoef(inside.ravel(), outside.ravel())[0, 1] > 0.7
+
+
 @pytest.mark.parametrize(
-    ("arrays", "text"),
+    ("name", "line", "text"),
     [
-        ({"features": np.ones((3, 2))}, "no array 'labels'"),
-        ({"features": np.ones((3, 2)), "labels": np.zeros(2, int)}, r"features \[3, 2\], labels \[2\]: must be"),
-        ({"features": np.full((2, 2), np.nan), "labels": np.zeros(2, int)}, "not finite"),
+        ("features.csv", "ce,0,silhouette", "must have columns label, seed, name, value"),
+        ("features.csv", "ce,0,silhouette,much", "could not convert string to float: 'much'"),
+        ("features.csv", "ce,0,silhouette,nan", "no silhouette of ce, seed 0"),
+        ("features.csv", "new,0,intra,1", "no silhouette of new, seed 0"),
+        ("maps.csv", "ce,first,PCA,0,1,1", "invalid literal for int"),
+        ("maps.csv", "ce,0,PCA,0,1,here", "could not convert string to float: 'here'"),
     ],
 )
-def test_damaged_features_are_named(tmp_path, arrays, text):
-    np.savez(tmp_path / "features.npz", **arrays)
-    with pytest.raises(ValueError, match=rf"features\.npz: .*{text}"):
-        features.read(tmp_path / "features.npz")
+def test_damaged_features_are_named(tmp_path, name, line, text):
+    make_scenario(tmp_path, "cifar10_longtail100", "longtail", with_features=("ce",))
+    (scenario,) = evidence.read(tmp_path)
+    path = scenario.home / name
+    header, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([header, line, *rest[1:]]))
+    with pytest.raises(ValueError, match=rf"{name}: .*{text}.*evidence measure"):
+        features.feature_values(scenario), features.feature_maps(scenario)
 
 
 # --- figure 6
@@ -419,19 +449,19 @@ def test_sensitivity_shows_every_value_beside_cross_entropy(scenarios):
     assert set(titles) == {"Study epsilon", "Study direction", "Study steps"}
     axes, study = titles["Study epsilon"], scenario.studies["epsilon"]
     (container,) = axes.containers
-    wanted = [evidence.estimate(study.results[value], "balanced") for value in study.values]
+    wanted = [intervals.estimate(study.results[value], "balanced") for value in study.values]
     np.testing.assert_allclose(container.lines[0].get_ydata(), [100 * value.mean for value in wanted])
     np.testing.assert_allclose(np.asarray(container.lines[0].get_xdata(), float), np.log10(study.values))
     halves = [np.ptp(segment[:, 1]) / 2 for segment in container.lines[2][0].get_segments()]
     np.testing.assert_allclose(halves, [100 * value.half for value in wanted])
     (line,) = [line for line in axes.lines if line.get_label() == "cross-entropy"]
-    assert line.get_ydata()[0] == pytest.approx(100 * evidence.estimate(scenario.results["ce"], "balanced").mean)
+    assert line.get_ydata()[0] == pytest.approx(100 * intervals.estimate(scenario.results["ce"], "balanced").mean)
     (chosen,) = [line for line in axes.lines if line.get_linestyle() == ":"]
     assert chosen.get_xdata()[0] == pytest.approx(math.log10(0.3))
     assert [label.get_text() for label in titles["Study direction"].get_xticklabels()] == ["a", "b"]
     closed = {axes: [line for line in axes.lines if line.get_label() == sensitivity.CLOSED] for axes in figure.axes}
     (line,) = closed.pop(titles["Study steps"])
-    assert line.get_ydata()[0] == pytest.approx(100 * evidence.estimate(scenario.results["lpg-mean"], "balanced").mean)
+    assert line.get_ydata()[0] == pytest.approx(100 * intervals.estimate(scenario.results["lpg-mean"], "balanced").mean)
     assert not any(closed.values())  # the default moves each example along its own gradient, which is another problem
     assert sensitivity.draw(named(scenarios, "human")) is None
 
@@ -582,6 +612,6 @@ def test_everything_is_written_small_and_the_same_again(scenarios, tmp_path):
     assert (tmp_path / "figures" / "overview-T2-cifar10_human.png").read_bytes() == before
 
 
-@pytest.mark.parametrize("module", [marks, features])
+@pytest.mark.parametrize("module", [marks, feature_maps])
 def test_examples_of_the_docstrings(module):
     assert doctest.testmod(module).failed == 0

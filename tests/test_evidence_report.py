@@ -13,8 +13,8 @@ from scipy import stats
 
 from lpg_jax import report
 from lpg_jax.report import __main__ as door
-from lpg_jax.report import advice, choice, evidence, evidence_tables, wording
-from lpg_jax.report.evidence import Estimate
+from lpg_jax.report import advice, choice, evidence, evidence_tables, intervals, wording
+from lpg_jax.report.intervals import Estimate
 from lpg_jax.report.records import SCORES
 
 SEEDS = (0, 1, 2, 3)
@@ -112,13 +112,13 @@ def scenario(runs):
 
 
 def test_estimates_are_those_of_scipy(scenario):
-    found = evidence.estimate(scenario.results["ce"], "balanced")
+    found = intervals.estimate(scenario.results["ce"], "balanced")
     wanted = stats.ttest_1samp(CE, 0).confidence_interval(0.95)
     assert (found.mean, found.low, found.high, found.n) == pytest.approx((np.mean(CE), wanted.low, wanted.high, 4))
 
 
 def test_differences_are_paired(scenario):
-    found = evidence.difference(scenario.results["lpg"], scenario.results["ce"], "overall")
+    found = intervals.difference(scenario.results["lpg"], scenario.results["ce"], "overall")
     wanted = stats.ttest_rel(LPG, CE).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
     unpaired = stats.ttest_ind(LPG, CE).confidence_interval(0.95)
@@ -127,15 +127,15 @@ def test_differences_are_paired(scenario):
 
 def test_only_common_seeds_are_paired(scenario):
     later = {seed: scenario.results["lpg"][seed] for seed in (1, 3)}
-    found = evidence.difference(later, scenario.results["ce"], "overall")
+    found = intervals.difference(later, scenario.results["ce"], "overall")
     assert found.n == 2
     assert found.mean == pytest.approx(np.mean([0.74 - 0.72, 0.77 - 0.73]))
-    assert math.isnan(evidence.difference(later, {}, "overall").mean)
+    assert math.isnan(intervals.difference(later, {}, "overall").mean)
 
 
 def test_one_run_has_no_interval_and_no_run_no_mean():
-    assert math.isnan(evidence.interval([0.5]).half)
-    assert evidence.interval([]).n == 0
+    assert math.isnan(intervals.interval([0.5]).half)
+    assert intervals.interval([]).n == 0
 
 
 def test_amplified_and_dampened_classes_come_from_the_margins_of_the_lpg_run(tmp_path):
@@ -148,31 +148,31 @@ def test_amplified_and_dampened_classes_come_from_the_margins_of_the_lpg_run(tmp
     write_scenario(tmp_path, entries)
     results = evidence.read(tmp_path)[0].results
     amplified = [(0.9 + 0.6 - 0.7 - 0.5) / 2, (0.8 + 0.5 - 0.9 - 0.4) / 2]
-    found = evidence.difference(results["lpg"], results["ce"], "amplified")
+    found = intervals.difference(results["lpg"], results["ce"], "amplified")
     assert found.mean == pytest.approx(np.mean(amplified))
-    assert evidence.difference(results["ce"], results["lpg"], "amplified").mean == pytest.approx(-np.mean(amplified))
-    assert evidence.difference(results["lpg"], results["ce"], "dampened").mean == pytest.approx((-0.1 + 0.2) / 2)
+    assert intervals.difference(results["ce"], results["lpg"], "amplified").mean == pytest.approx(-np.mean(amplified))
+    assert intervals.difference(results["lpg"], results["ce"], "dampened").mean == pytest.approx((-0.1 + 0.2) / 2)
     with pytest.raises(ValueError, match=r"metric='amplified': needs results of an LPG method"):
-        evidence.estimate(results["ce"], "amplified")
+        intervals.estimate(results["ce"], "amplified")
 
 
 def test_seeds_without_an_amplified_class_do_not_count(tmp_path):
     write_scenario(tmp_path, {"lpg": entry_of((0.5,) * 4, "lpg", margin=[0.0, -0.1, 0.0, 0.0])})
     results = evidence.read(tmp_path)[0].results["lpg"]
-    assert evidence.estimate(results, "amplified").n == 0
-    assert evidence.estimate(results, "dampened").n == 4
+    assert intervals.estimate(results, "amplified").n == 0
+    assert intervals.estimate(results, "dampened").n == 4
 
 
 def test_a_score_that_is_not_a_number_is_not_left_out(tmp_path):
     write_scenario(tmp_path, {"ce": entry_of(({"nll": math.nan}, {"nll": 0.3}))})
-    found = evidence.estimate(evidence.read(tmp_path)[0].results["ce"], "nll")
+    found = intervals.estimate(evidence.read(tmp_path)[0].results["ce"], "nll")
     assert math.isnan(found.mean)
     assert found.n == 2
 
 
 def test_unknown_metric(scenario):
     with pytest.raises(ValueError, match=r"metric='acuracy': must be one of overall, balanced"):
-        evidence.estimate(scenario.results["ce"], "acuracy")
+        intervals.estimate(scenario.results["ce"], "acuracy")
 
 
 def test_what_is_there_is_read_and_unfinished_runs_are_left_out(runs):
@@ -185,7 +185,7 @@ def test_what_is_there_is_read_and_unfinished_runs_are_left_out(runs):
     assert found.results["ce"][0].seconds == 2.0
     assert found.entries["la"].selection == 0.79
     assert math.isnan(found.entries["random-lpg"].selection)
-    assert evidence.difference(found.results["la"], found.results["ce"], "overall").n == 3
+    assert intervals.difference(found.results["la"], found.results["ce"], "overall").n == 3
 
 
 def test_studies_are_read_by_value(tmp_path):
@@ -193,8 +193,8 @@ def test_studies_are_read_by_value(tmp_path):
     write_scenario(tmp_path, {"lpg": entry_of((), "lpg")}, studies={"epsilon": ("lpg", "lpg.epsilon", values)})
     study = evidence.read(tmp_path)[0].studies["epsilon"]
     assert (study.label, study.field, study.values) == ("lpg", "lpg.epsilon", (0.1, 2.0, 3))
-    assert [evidence.estimate(study.results[value], "overall").n for value in study.values] == [2, 2, 0]
-    assert evidence.estimate(study.results[2.0], "overall").mean == pytest.approx(0.55)
+    assert [intervals.estimate(study.results[value], "overall").n for value in study.values] == [2, 2, 0]
+    assert intervals.estimate(study.results[2.0], "overall").mean == pytest.approx(0.55)
 
 
 def edit(path, change):

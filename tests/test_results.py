@@ -12,7 +12,7 @@ import pytest
 from configs import heads, presets
 from evidence.scenarios import SCENARIOS
 from lpg_jax.report.claims import CLAIMS, Measure
-from lpg_jax.report.evidence import Estimate
+from lpg_jax.report.intervals import Estimate
 from lpg_jax.report.wording import plus_minus
 from lpg_jax.training import commandline, settings
 

@@ -8,11 +8,13 @@ or `python -m lpg_jax.report runs/digits` for both. Of many runs, those of `pyth
 
     lpg_jax.report.evidence_report("runs/evidence", "results")    # tables, figures, the ledger of claims
 
-or `python -m lpg_jax.report runs/evidence --out results`. This room reads files only.
+or `python -m lpg_jax.report runs/evidence --out results`, and of runs that are gone the last two words alone. This room
+reads files only.
 """
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 from rich.console import Console
@@ -74,11 +76,15 @@ def show(workdir: str | Path, console: Console | None = None) -> None:
     table.print_tables(records.read_run(workdir), console or Console())
 
 
-def evidence_report(runs: str | Path, out: str | Path) -> list[Path]:
+def evidence_report(runs: str | Path | None, out: str | Path) -> list[Path]:
     """Write the tables, the ledger of claims and the figures of the evidence runs; existing files are replaced.
+
+    What a report reads of a run is kept with it (OUT/runs), so that it can be written again without the runs, and grows
+    by scenarios that were trained elsewhere: `runs` need hold only those that are new.
 
     | file under OUT | what is in it |
     |---|---|
+    | runs/TIER-SCENARIO.tar.xz | what the rest is made of: plan, choices, final figures of every run, by class |
     | tables/TIER-SCENARIO.md, .csv, .tex | every entry with mean and 95 % interval, and its paired differences |
     | runs.csv, studies.csv, measures.csv | one line per run; per run of a study; per measured number |
     | evidence.json | where everything comes from |
@@ -91,22 +97,27 @@ def evidence_report(runs: str | Path, out: str | Path) -> list[Path]:
 
     Args:
       runs: the directory of `python -m evidence`, with TIER/SCENARIO/scenario.json; unfinished scenarios are reported
-        as far as they are.
+        as far as they are. None: there are no new ones.
       out: made if absent; OUT/cost/cost.csv of `python -m benchmarks` is read where it is.
 
     Returns:
       The paths, in the order of writing.
 
     Raises:
-      ValueError: no scenario in `runs`, or a file is damaged; names the file and the fix.
+      ValueError: no scenario in `runs`, or a file is damaged, or OUT/runs has runs of a scenario that `runs` lacks;
+        names the file and the fix. Then nothing is written but archives of the scenarios before.
 
     Example:
       >>> paths = lpg_jax.report.evidence_report("runs/evidence", "results")  # doctest: +SKIP
     """
     # scikit-learn's maps take a second to import
-    from lpg_jax.report import advice, evidence, evidence_tables, figures, ledger
+    from lpg_jax.report import advice, archive, evidence, evidence_tables, figures, ledger
 
-    scenarios, out = evidence.read(runs), Path(out)
-    tables = evidence_tables.save(scenarios, out)
-    claims = [*ledger.save(scenarios, out), *advice.save(scenarios, out)]
-    return [*tables, *claims, *figures.save_all(scenarios, out)]
+    out = Path(out)
+    packed = [archive.pack(scenario, out) for scenario in (evidence.read(runs) if runs else ())]
+    with tempfile.TemporaryDirectory() as unpacked:
+        archive.unpack(out, Path(unpacked))
+        scenarios = evidence.read(unpacked)
+        tables = evidence_tables.save(scenarios, out)
+        claims = [*ledger.save(scenarios, out), *advice.save(scenarios, out)]
+        return [*packed, *tables, *claims, *figures.save_all(scenarios, out)]

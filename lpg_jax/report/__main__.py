@@ -2,6 +2,7 @@
 
 python -m lpg_jax.report runs/digits
 python -m lpg_jax.report runs/evidence --out results
+python -m lpg_jax.report --out results                   # again, of what results/runs keeps
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="python -m lpg_jax.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "workdir", nargs="+", help="directory of a finished run; with --out that of `python -m evidence`"
+        "workdir", nargs="*", help="directory of a finished run; with --out that of `python -m evidence`, or nothing"
     )
     parser.add_argument("--out", type=Path, help="write tables, figures and the ledger of claims to this directory")
     options = parser.parse_args(argv)
     if options.out and len(options.workdir) > 1:
         parser.error(f"--out with {len(options.workdir)} directories: give one, that of `python -m evidence`")
-    for workdir in options.workdir:
+    if not options.workdir and not options.out:
+        parser.error("give the directory of a finished run")
+    for workdir in options.workdir or [""]:
         try:
-            paths = report.evidence_report(workdir, options.out) if options.out else _show_and_write(workdir)
+            paths = report.evidence_report(workdir or None, options.out) if options.out else _show_and_write(workdir)
         except (OSError, ValueError) as error:
             parser.exit(2, f"error: {error}\n")
         print(*paths, sep="\n")

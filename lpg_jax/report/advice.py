@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lpg_jax.report.choice import best_baseline, best_with_lpg, resolve
-from lpg_jax.report.evidence import Estimate, Scenario, difference, metric_of
+from lpg_jax.report.evidence import Scenario
+from lpg_jax.report.intervals import Estimate, difference, metric_of
 from lpg_jax.report.wording import fields_text, plus_minus
 
 _NONE = Estimate(math.nan, math.nan, 0)

@@ -23,7 +23,7 @@ class Term(NamedTuple):
 
     weight: float
     label: str
-    metric: str = ""  # "": what the scenario is judged by, `evidence.metric_of`
+    metric: str = ""  # "": what the scenario is judged by, `intervals.metric_of`
     value: float | None = None  # of the study `label`
 
 

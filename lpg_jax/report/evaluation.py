@@ -15,8 +15,9 @@ from scipy import stats
 
 from lpg_jax.report.choice import resolve
 from lpg_jax.report.claims import Claim, Compactness, Contrast, Cost, Measure, Region, Term, Test
-from lpg_jax.report.evidence import SETS, Estimate, Results, Scenario, interval, metric_of, of_seeds
+from lpg_jax.report.evidence import Results, Scenario
 from lpg_jax.report.figures.features import feature_values
+from lpg_jax.report.intervals import SETS, Estimate, interval, metric_of, of_seeds
 
 SUPPORTED, CONTRADICTED, OPEN, UNTESTED = "supported", "contradicted", "not supported", "untested at this scale"
 _COST = "python -m benchmarks --out=results/cost"  # where the runs do not say

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from lpg_jax.report import published
 from lpg_jax.report.choice import best_baseline, by_role
-from lpg_jax.report.evidence import ROLES, Estimate, Result, Scenario, difference, estimate, metric_of
+from lpg_jax.report.evidence import ROLES, Result, Scenario
+from lpg_jax.report.intervals import Estimate, difference, estimate, metric_of
 from lpg_jax.report.records import SCORES, TRAINING
 from lpg_jax.report.wording import fields_text, plus_minus, run_command, scenario_command, seeds_text
 
@@ -194,7 +195,7 @@ def _chosen(scenario: Scenario, made: Sequence[Row]) -> list[str]:
         entry = scenario.entries[row.label]
         trial = next((trial for trial in entry.trials if trial.chosen), None)
         score = plus_minus(Estimate(trial.mean, trial.half, trial.n)) + f" (n = {trial.n})" if trial else "–"
-        table.append([row.label, entry.title, fields_text(entry.fields), str(len(entry.trials) or "–"), score])
+        table.append([row.label, entry.title, fields_text(entry.fields), str(entry.tried or "–"), score])
     return lines + _markdown_rows(table)
 
 
@@ -212,7 +213,7 @@ def _table_lines(scenario: Scenario, made: Sequence[Row]) -> list[dict[str, Any]
         line |= {"role": entry.role, "n": row.n, "seeds": seeds_text(scenario.results[row.label])}
         for name, value in {**row.cells, "minus_ce": row.to_ce, "minus_best_baseline": row.to_best}.items():
             line |= _numbers(name, value)
-        line |= {"best_baseline": reference or "", **trial, "trials": len(entry.trials), "knows": entry.knows}
+        line |= {"best_baseline": reference or "", **trial, "trials": entry.tried, "knows": entry.knows}
         line |= {
             name: of_others.get(scenario.name, {}).get(row.label, "")
             for name, of_others in (("paper", published.PAPER), ("published", published.PUBLISHED))

@@ -8,7 +8,8 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lpg_jax.report.evidence import Estimate, Scenario
+from lpg_jax.report.evidence import Scenario
+from lpg_jax.report.intervals import Estimate
 
 REPORT = "python -m lpg_jax.report runs/evidence --out results"
 _WORKDIR = re.compile(r"\s--workdir[= ]\S+")  # where somebody's runs lay; the default is where a reader's will

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lpg_jax.report import style
-from lpg_jax.report.evidence import Estimate, Scenario, metric_of
+from lpg_jax.report.evidence import Scenario
 from lpg_jax.report.figures import marks
+from lpg_jax.report.intervals import Estimate, metric_of
 
 KINDS = {"longtail": "Long tails", "noisy": "Wrong labels", "balanced": "Balanced"}
 BASES = ("la", "lpl", "sam", "gce", "mixup")  # of the paper; one look each

@@ -1,7 +1,6 @@
 """Figure 5 of the paper, with numbers: how compact and how far apart classes lie in the space of features.
 
-Features of the test part are divided by their mean norm first ("unit mean norm"), so that distances of two networks
-can be compared. [ours]
+Read from features.csv and maps.csv of a scenario, which `python -m evidence measure` writes.
 
 | name | meaning |
 |---|---|
@@ -15,52 +14,52 @@ can be compared. [ours]
 from __future__ import annotations
 
 import csv
+import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
-from sklearn.metrics import silhouette_samples
-from threadpoolctl import threadpool_limits
 
 from lpg_jax.report import style
 from lpg_jax.report.classes import class_order
-from lpg_jax.report.evidence import Estimate, Result, Scenario, interval
+from lpg_jax.report.evidence import FEATURES, MAPS, Scenario
 from lpg_jax.report.figures import marks
+from lpg_jax.report.intervals import Estimate, interval
 
-LABELS = ("ce", "lpl", "lpg", "lpg-decay")  # of the maps; numbers are taken of every label with features
 NAMES = tuple(f"{name}{part}" for part in ("", "_tail") for name in ("silhouette", "intra", "inter", "ratio"))
+NUMBER_COLUMNS = ("label", "seed", "name", "value")
+MAP_COLUMNS = ("label", "seed", "map", "class", "x", "y")
 _TOLD = ("silhouette", "intra", "inter")  # above a map
-_EXAMPLES = 3000  # for the silhouette, whose time grows with their square
-_SHOWN = 120  # examples of a class in a map
 _FEW = 10  # classes in a map: with more, the most and the least frequent ones
 _SHAPES = ("o", "s", "^", "D", "v")
+_Kind = TypeVar("_Kind", int, float)
+_MEASURE = "start `python -m evidence measure` for this scenario again"
 
 
-class Features(NamedTuple):
-    """Test features of one run."""
+class Map(NamedTuple):
+    """Examples of one run in the plane."""
 
-    values: np.ndarray  # [n, D] of unit mean norm
+    seed: int
+    places: np.ndarray  # [n, 2]
     labels: np.ndarray  # [n] int
 
 
 def feature_figures(scenario: Scenario) -> dict[str, dict[str, Estimate]]:
-    """Numbers on the features of every entry that has stored them.
+    """Numbers on the features of every entry that was measured.
 
     Args:
       scenario: read by `evidence.read`.
 
     Returns:
-      {label: {name of `NAMES`: mean and 95 % interval over seeds}}; empty where no run has a features.npz.
+      {label: {name of `NAMES`: mean and 95 % interval over seeds}}; empty where there is no features.csv.
 
     Raises:
-      ValueError: a features.npz is damaged; names the file and the fix.
+      ValueError: features.csv is damaged; names the file and the fix.
 
     Example:
       >>> feature_figures(scenario)["lpg"]["silhouette"].mean  # doctest: +SKIP
@@ -72,82 +71,55 @@ def feature_figures(scenario: Scenario) -> dict[str, dict[str, Estimate]]:
 
 
 def feature_values(scenario: Scenario) -> dict[str, dict[int, dict[str, float]]]:
-    """{label: {seed: {name: value}}} of every run with features: the values behind `feature_figures`, for pairing."""
+    """{label: {seed: {name: value}}}: the values behind `feature_figures`, for pairing."""
     found: dict[str, dict[int, dict[str, float]]] = {}
-    for label, entry in scenario.entries.items():
-        for seed, result in sorted(scenario.results.get(label, {}).items()):
-            path = _path(result, entry.method)
-            if path.is_file():
-                found.setdefault(label, {})[seed] = measure(read(path), result.class_counts)
-    return found
+    path = scenario.home / FEATURES
+    for label, seed, name, value in _rows(path, NUMBER_COLUMNS):
+        found.setdefault(label, {}).setdefault(_number(path, seed, int), {})[name] = _number(path, value, float)
+    for label, by_seed in found.items():
+        for seed, values in by_seed.items():
+            if missing := [name for name in NAMES if not math.isfinite(values.get(name, math.nan))]:
+                raise ValueError(f"{path}: no {missing[0]} of {label}, seed {seed}; {_MEASURE}")
+    return {label: by_seed for label, by_seed in found.items() if scenario.results.get(label)}
 
 
-def _path(result: Result, method: str) -> Path:
-    return result.home / method / "features.npz"
-
-
-def read(path: Path) -> Features:
-    """Features [n, D] and labels [n] of a features.npz, brought to unit mean norm.
+def feature_maps(scenario: Scenario) -> dict[str, dict[str, Map]]:
+    """{label: {"t-SNE" or "PCA": map}}; empty where there is no maps.csv.
 
     Raises:
-      ValueError: an array is missing, of a wrong shape or not finite; names the file and the fix.
+      ValueError: maps.csv is damaged; names the file and the fix.
     """
-    with np.load(path) as file:
-        missing = {"features", "labels"} - set(file.files)
-        if missing:
-            raise ValueError(f"{path}: no array {sorted(missing)[0]!r}; remove the file and predict again")
-        values, labels = np.asarray(file["features"], np.float64), np.asarray(file["labels"])
-    if values.ndim != 2 or labels.shape != values.shape[:1]:
-        raise ValueError(
-            f"{path}: features {list(values.shape)}, labels {list(labels.shape)}: must be [n, D] and [n]; predict again"
-        )
-    if not np.isfinite(values).all():
-        raise ValueError(f"{path}: features are not finite: the run diverged; remove the file")
-    return Features(standardise(values), labels.astype(int))
+    path, lists = scenario.home / MAPS, {}
+    for label, *row in _rows(path, MAP_COLUMNS):
+        lists.setdefault(label, {}).setdefault(row[1], []).append(row)
+    return {label: {name: _map(path, rows) for name, rows in by_name.items()} for label, by_name in lists.items()}
 
 
-def standardise(values: np.ndarray) -> np.ndarray:
-    """Features [n, D] over their mean norm; directions and relative distances stay.
-
-    >>> standardise(np.array([[3.0, 4.0], [0.0, 5.0]]))
-    array([[0.6, 0.8],
-           [0. , 1. ]])
-    """
-    norm = float(np.linalg.norm(values, axis=1).mean())
-    return values / norm if norm > 0 else values
+def _map(path: Path, rows: Sequence[Sequence[str]]) -> Map:
+    seed = _number(path, rows[0][0], int)
+    places = np.array([[_number(path, x, float) for x in row[3:]] for row in rows])
+    return Map(seed, places, np.array([_number(path, row[2], int) for row in rows]))
 
 
-def measure(features: Features, class_counts: np.ndarray) -> dict[str, float]:
-    """{name of `NAMES`: value} for features [n, D]; class_counts [C] are those of training and say what is rare."""
-    present = np.unique(features.labels)
-    means = np.array([features.values[features.labels == c].mean(axis=0) for c in present])
-    spread = np.array(
-        [np.linalg.norm(features.values[features.labels == c] - mean, axis=1).mean()
-         for c, mean in zip(present, means, strict=True)]
-    )  # fmt: skip
-    distances = np.linalg.norm(means[:, None] - means[None], axis=-1).sum(axis=1) / max(len(present) - 1, 1)
-    chosen = np.linspace(0, len(features.labels) - 1, min(_EXAMPLES, len(features.labels))).astype(int)
-    silhouettes = np.asarray(silhouette_samples(features.values[chosen], features.labels[chosen]))
-    tail = _tail(class_counts)
-    found = {}
-    for part, classes in (("", np.isin(present, present)), ("_tail", np.isin(present, tail))):
-        members = np.isin(features.labels[chosen], present[classes])
-        intra, inter = float(spread[classes].mean()), float(distances[classes].mean())
-        found |= {
-            f"silhouette{part}": float(silhouettes[members].mean()), f"intra{part}": intra, f"inter{part}": inter,
-            f"ratio{part}": inter / intra,
-        }  # fmt: skip
-    return found
+def _rows(path: Path, columns: Sequence[str]) -> list[list[str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = [*csv.reader(file)] or [[]]
+    if tuple(header) != tuple(columns) or any(len(row) != len(columns) for row in rows):
+        raise ValueError(f"{path}: must have columns {', '.join(columns)} in every line; {_MEASURE}")
+    return rows
 
 
-def _tail(class_counts: np.ndarray) -> np.ndarray:
-    """The rarer half of the classes; ties go by index and a middle class to the frequent ones, as in summary.json."""
-    order = np.argsort(-class_counts, kind="stable")
-    return order[-(len(order) // 2) :]
+def _number(path: Path, text: str, kind: Callable[[str], _Kind]) -> _Kind:
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; {_MEASURE}") from error
 
 
 def save(scenarios: Sequence[Scenario], out: Path) -> list[Path]:
-    """OUT/features-TIER-NAME.png and OUT/../tables/features.csv of the scenarios whose runs have stored features."""
+    """OUT/features-TIER-NAME.png and OUT/../tables/features.csv of the scenarios whose features were measured."""
     made, table = [], {}
     for scenario in scenarios:
         figures = feature_figures(scenario)
@@ -175,35 +147,32 @@ def write_csv(table: dict[tuple[str, str], dict[str, dict[str, Estimate]]], path
 
 
 def draw(scenario: Scenario, figures: dict[str, dict[str, Estimate]]) -> Figure | None:
-    """t-SNE above, PCA below, a column per entry of `LABELS`; None without any. Call it in `style.context()`."""
-    labels = [label for label in LABELS if label in figures]
+    """t-SNE above, PCA below, a column per entry with maps; None without any. Call it in `style.context()`."""
+    maps = feature_maps(scenario)
+    labels = [label for label in maps if label in figures]
     if not labels:
         return None
-    seeds = {label: [seed for seed, result in sorted(scenario.results[label].items())
-                     if _path(result, scenario.entries[label].method).is_file()] for label in labels}  # fmt: skip
-    common = sorted(set.intersection(*map(set, seeds.values()))) or seeds[labels[0]]
+    seed = maps[labels[0]]["t-SNE"].seed
+    each = np.bincount(maps[labels[0]]["t-SNE"].labels).max()
     figure = Figure(figsize=(style.WIDTH, 7.4), layout="constrained")
     number = marks.seeds_text(value for label in labels for value in figures[label].values())
     caption = (
-        f"{scenario.scale}. Maps: test features of seed {common[0]}, up to {_SHOWN} examples of a class; axes have no "
+        f"{scenario.scale}. Maps: test features of seed {seed}, up to {each} examples of a class; axes have no "
         f"unit. Numbers: mean and 95 % interval over {number}, of all classes and of the rarer half, from the features "
         "themselves (unit mean norm), not from the maps. intra: mean distance to the class mean; inter: mean distance "
         "between class means."
     )
-    counts = scenario.results[labels[0]][seeds[labels[0]][0]].class_counts
+    counts = next(iter(scenario.results[labels[0]].values())).class_counts
+    shown = shown_classes(counts)
     title = f"{scenario.title} ({scenario.tier}): test features"
-    style.frame(figure, title, caption, _handles(shown_classes(counts), counts), columns=5)
+    style.frame(figure, title, caption, _handles(shown, counts), columns=5)
     every = figure.subplots(2, len(labels), squeeze=False)
     for column, label in zip(every.T, labels, strict=True):
-        seed = common[0] if common[0] in seeds[label] else seeds[label][0]
-        result = scenario.results[label][seed]
-        shown = shown_classes(result.class_counts)
-        points = sample(read(_path(result, scenario.entries[label].method)), shown)
         title = "\n".join(textwrap.wrap(marks.title_of(scenario, label), 34))
         column[0].set_title(title, fontsize=8.5, pad=38)
         column[0].text(0, 1.01, _words(figures[label]), transform=column[0].transAxes, va="bottom", fontsize=7.5)
-        for axes, maps, name in zip(column, (tsne, pca), ("t-SNE", "PCA"), strict=True):
-            _scatter(axes, maps(points.values), points.labels, shown)
+        for axes, name in zip(column, ("t-SNE", "PCA"), strict=True):
+            _scatter(axes, maps[label][name].places, maps[label][name].labels, shown)
             axes.set_xlabel(f"{name} 1")
             axes.set_ylabel(f"{name} 2")
     return figure
@@ -221,25 +190,6 @@ def shown_classes(class_counts: np.ndarray) -> np.ndarray:
     """Classes of a map from frequent to rare: all, or the five most and the five least frequent ones."""
     order = class_order(class_counts)
     return order if len(order) <= _FEW else np.concatenate([order[: _FEW // 2], order[-(_FEW // 2) :]])
-
-
-def sample(features: Features, shown: np.ndarray) -> Features:
-    """The first `_SHOWN` examples of every shown class, in the order of the test part."""
-    index = np.sort(np.concatenate([np.flatnonzero(features.labels == c)[:_SHOWN] for c in shown]))
-    return Features(features.values[index], features.labels[index])
-
-
-def tsne(values: np.ndarray) -> np.ndarray:
-    """[n, 2] of features [n, D]; the same picture for the same features."""
-    reduced = PCA(min(50, *values.shape), svd_solver="full").fit_transform(values)
-    perplexity = min(30.0, (len(values) - 1) / 3)
-    with threadpool_limits(1):  # its threads wait for each other longer than they work
-        return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(reduced)
-
-
-def pca(values: np.ndarray) -> np.ndarray:
-    """[n, 2] of features [n, D]."""
-    return PCA(2, svd_solver="full").fit_transform(values)
 
 
 def _look(rank: int, number: int) -> dict:

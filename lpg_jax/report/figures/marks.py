@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from lpg_jax.report import style
-from lpg_jax.report.evidence import Estimate, Scenario, difference, estimate
+from lpg_jax.report.evidence import Scenario
+from lpg_jax.report.intervals import Estimate, difference, estimate
 
 ROLE_NAMES = {"baseline": "baseline", "lpg": "LPG", "control": "control", "combination": "method + LPG"}
 _FAR = 3.0  # times the best gain: how far below the reference an axis goes

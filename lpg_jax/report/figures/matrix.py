@@ -12,8 +12,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from lpg_jax.report import style
-from lpg_jax.report.evidence import Estimate, Scenario, metric_of
+from lpg_jax.report.evidence import Scenario
 from lpg_jax.report.figures import marks
+from lpg_jax.report.intervals import Estimate, metric_of
 
 _KINDS = ("balanced", "longtail", "noisy")
 _STRONG = 4.0  # percentage points at which colours end

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lpg_jax.report import style
-from lpg_jax.report.evidence import Estimate, Scenario
+from lpg_jax.report.evidence import Scenario
 from lpg_jax.report.figures import marks
+from lpg_jax.report.intervals import Estimate
 
 _NAME = re.compile(r"(?:^|_)(symmetric|asymmetric|human)(\d*)$")
 _TITLES = {"baseline": "Baselines", "lpg": "LPG", "control": "Controls", "combination": "Methods with LPG"}

@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lpg_jax.report import style
-from lpg_jax.report.evidence import Scenario, metric_of
+from lpg_jax.report.evidence import Scenario
 from lpg_jax.report.figures import marks
 from lpg_jax.report.figures.marks import Row
+from lpg_jax.report.intervals import metric_of
 
 _ROW = 0.205  # inches
 ARROW = "An arrow points to a value beyond the axis."

@@ -13,8 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lpg_jax.report import style
-from lpg_jax.report.evidence import Estimate, Scenario, Study, estimate, metric_of
+from lpg_jax.report.evidence import Scenario, Study
 from lpg_jax.report.figures import margins, marks
+from lpg_jax.report.intervals import Estimate, estimate, metric_of
 
 CLOSED = "lpg-mean"  # moves the examples of a class along their mean, as PGD does
 _COLUMNS = 3
