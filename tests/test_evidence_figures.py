@@ -1,23 +1,19 @@
 """lpg_jax.report.figures: what is drawn is what was measured, nothing is drawn of nothing, no entry is left out."""
 
-import csv
 import doctest
-import itertools
-import json
 import math
 import textwrap
 
 import numpy as np
 import pytest
+from evidence_runs import CLASSES, ENTRIES, SEEDS, make_run, make_scenario
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
 
-from evidence import feature_maps
 from lpg_jax.report import evidence, figures, intervals, style
 from lpg_jax.report.figures import (
     combinations,
-    features,
     longtail,
     margins,
     marks,
@@ -28,79 +24,6 @@ from lpg_jax.report.figures import (
     probe,
     sensitivity,
 )
-
-CLASSES, SEEDS = 4, (0, 1, 2)
-COUNTS = [40.0, 20.0, 10.0, 5.0]
-# label: (role, method, accuracy over cross-entropy)
-ENTRIES = {
-    "ce": ("baseline", "ce", 0.0),
-    "lpl": ("baseline", "lpl", 0.02),
-    "focal": ("baseline", "focal", -0.4),
-    "lpg": ("lpg", "lpg", 0.01),
-    "lpg-varied": ("lpg", "lpg", 0.03),
-    "lpg-mean": ("lpg", "lpg", 0.007),
-    "lpg-pgd": ("lpg", "lpg", 0.006),
-    "lpg-opposite": ("control", "lpg", -0.001),
-    "lpl+lpg": ("combination", "lpl+lpg", 0.015),
-}
-
-
-def make_run(home, method, seed, accuracy, steps=(5, 20, 30)):
-    """A work directory with one method and one seed."""
-    rng = np.random.default_rng(seed)
-    per_class = np.clip(accuracy + np.array([0.2, 0.1, -0.1, -0.3]), 0, 1)
-    scores = {"overall": accuracy, "balanced": per_class.mean(), "nll": 1.0, "ece": 0.1}
-    scores |= {"head": per_class[:2].mean(), "tail": per_class[2:].mean(), "many": None, "medium": None, "few": None}
-    entry = scores | {"per_class": list(per_class), "ci95": None, "params_sha256": {str(seed): "0"}}
-    summary = {"methods": {method: entry}, "class_counts": COUNTS, "noise_rate": 0.0, "steps": 30, "seeds": [seed]}
-    (home / method).mkdir(parents=True)
-    (home / "summary.json").write_text(json.dumps(summary))
-    with (home / method / "metrics.jsonl").open("w") as file:
-        for step in steps:
-            record = {"step": step, "seed": seed, "loss": 1.0}
-            if "lpg" in method:
-                record |= {"class_margin": list(rng.normal(0, 1, CLASSES)), "class_epsilon": list(rng.random(CLASSES))}
-            file.write(json.dumps(record) + "\n")
-
-
-def clusters(spread, seed=0, each=12):
-    """Features [CLASSES * each, 6] around random centres, and their labels."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(CLASSES * each) % CLASSES
-    return rng.normal(0, 2, (CLASSES, 6))[labels] + rng.normal(0, spread, (len(labels), 6)), labels
-
-
-def make_scenario(runs, name, kind, tier="T2", base=0.5, studies=None, with_features=()):
-    """A scenario with all `ENTRIES`, three seeds each."""
-    home, rng = runs / tier / name, np.random.default_rng(len(name))
-    shared = rng.normal(0, 0.02, len(SEEDS))
-    entries = {}
-    for label, (role, method, gain) in ENTRIES.items():
-        knows = "the noise rate" if label == "lpl" else ""
-        entries[label] = {"title": f"Method {label}", "role": role, "method": method, "knows": knows}
-        entries[label] |= {"fields": {"lpg.epsilon": 0.3}, "inherits": [], "trials": []}
-        for seed in SEEDS:
-            accuracy = base + shared[seed] + gain + rng.normal(0, 0.002)
-            make_run(home / "final" / label / f"seed={seed}", method, seed, accuracy)
-    if with_features:
-        found = {
-            label: {seed: feature_maps.features_of(*clusters(1 + ENTRIES[label][2] * 9, seed)) for seed in SEEDS}
-            for label in with_features
-        }
-        feature_maps.write(home, found, np.array(COUNTS))
-    for study, (label, field, values) in (studies or {}).items():
-        for value, seed in itertools.product(values, SEEDS):
-            at = home / "study" / study / f"{field}={value},seed={seed}"
-            make_run(at, ENTRIES[label][1], seed, base + shared[seed] + rng.normal(0, 0.01))
-    made = {
-        study: {"label": label, "field": field, "values": values, "title": f"Study {study}"}
-        for study, (label, field, values) in (studies or {}).items()
-    }
-    plan = {"tier": tier, "scenario": name, "kind": kind, "data": name.split("_")[0], "title": f"Title of {name}"}
-    plan |= {"scale": "MLP, 75 images", "config": "c", "base": {}, "seeds": list(SEEDS)}
-    plan |= {"entries": entries, "studies": made}
-    (home / "scenario.json").write_text(json.dumps(plan))
-
 
 STUDIES = {
     "epsilon": ("lpg", "lpg.epsilon", [0.01, 0.1, 0.3, 1.0]),
@@ -338,107 +261,6 @@ def test_no_combination_no_figure(scenarios):
     assert combinations.draw([scenario._replace(results={"ce": scenario.results["ce"]})]) is None
 
 
-# --- figure 5
-
-
-def reference(values, labels, tail):
-    """Silhouette and distances in plain loops."""
-    values = values / np.mean([math.sqrt(v @ v) for v in values])
-    distance = lambda a, b: math.sqrt(((a - b) ** 2).sum())  # noqa: E731
-    means = {c: values[labels == c].mean(axis=0) for c in set(labels)}
-    silhouettes = []
-    for i, label in enumerate(labels):
-        to = {c: [distance(values[i], values[j]) for j in np.flatnonzero(labels == c) if j != i] for c in means}
-        a, b = np.mean(to[label]), min(np.mean(to[c]) for c in means if c != label)
-        silhouettes.append((b - a) / max(a, b))
-    found = {}
-    for part, classes in (("", sorted(means)), ("_tail", sorted(tail))):
-        intra = np.mean([np.mean([distance(v, means[c]) for v in values[labels == c]]) for c in classes])
-        inter = np.mean([np.mean([distance(means[c], means[d]) for d in means if d != c]) for c in classes])
-        inside = np.isin(labels, classes)
-        found[f"silhouette{part}"] = np.mean(np.array(silhouettes)[inside])
-        found |= {f"intra{part}": intra, f"inter{part}": inter, f"ratio{part}": inter / intra}
-    return found
-
-
-def test_feature_numbers_are_those_of_plain_loops():
-    values, labels = clusters(1.5)
-    found = feature_maps.measure(feature_maps.features_of(values, labels), np.array(COUNTS))
-    assert set(found) == set(features.NAMES)
-    assert found == pytest.approx(reference(values, labels, tail={2, 3}))
-    scaled = feature_maps.measure(feature_maps.features_of(70 * values, labels), np.array(COUNTS))
-    assert scaled == pytest.approx(found)
-
-
-def test_features_that_are_not_finite_are_not_measured():
-    with pytest.raises(ValueError, match="not finite: the run diverged"):
-        feature_maps.features_of(np.full((2, 2), np.nan), np.zeros(2, int))
-
-
-def test_feature_figures_are_intervals_over_seeds_of_the_labels_with_features(scenarios):
-    scenario = named(scenarios, "longtail100")
-    found = features.feature_figures(scenario)
-    assert set(found) == {"ce", "lpl", "lpg"}
-    singles = [reference(*clusters(1.09, seed), tail={2, 3})["intra_tail"] for seed in SEEDS]
-    assert found["lpg"]["intra_tail"] == pytest.approx(intervals.interval(singles))
-    assert features.feature_figures(named(scenarios, "human")) == {}
-
-
-def test_feature_maps_carry_the_numbers_and_the_same_points_twice(scenarios, tmp_path):
-    scenario = named(scenarios, "longtail100")
-    found = features.feature_figures(scenario)
-    figure = drawn(features.draw(scenario, {label: found[label] for label in ("ce", "lpg")}))
-    assert len(figure.axes) == 4
-    for axes in figure.axes:
-        assert {line.get_label(): len(line.get_xdata()) for line in axes.lines} == {str(c): 12 for c in range(CLASSES)}
-    text = figure.axes[0].texts[0].get_text()
-    value = found["ce"]["silhouette"]
-    assert f"silhouette: {value.mean:.3f} ± {value.half:.3f}" in text
-    points = clusters(1.0)[0]
-    np.testing.assert_array_equal(feature_maps.tsne(points), feature_maps.tsne(points))
-    path = features.write_csv({("T2", "x"): found}, tmp_path / "features.csv")
-    with path.open() as file:
-        table = {(row["label"], row["name"]): row for row in csv.DictReader(file)}
-    assert len(table) == 3 * len(features.NAMES)
-    assert float(table["lpl", "inter"]["mean"]) == pytest.approx(found["lpl"]["inter"].mean, rel=1e-5)
-    assert table["lpl", "inter"]["n"] == "3"
-
-
-def test_a_map_is_that_of_the_features(scenarios):
-    """PCA of the first seed: distances in the plane are no longer than those of the features, and go with them."""
-    scenario = named(scenarios, "longtail100")
-    found = features.feature_maps(scenario)["lpg"]["PCA"]
-    whole = feature_maps.features_of(*clusters(1.09, SEEDS[0]))
-    assert found.seed == SEEDS[0]
-    np.testing.assert_array_equal(found.labels, whole.labels)
-    inside, outside = (
-        np.linalg.norm(points[:, None] - points[None], axis=-1) for points in (found.places, whole.values)
-    )
-    assert (inside <= outside + 1e-4).all()
-    assert np.corrcoef(inside.ravel(), outside.ravel())[0, 1] > 0.7
-
-
-@pytest.mark.parametrize(
-    ("name", "line", "text"),
-    [
-        ("features.csv", "ce,0,silhouette", "must have columns label, seed, name, value"),
-        ("features.csv", "ce,0,silhouette,much", "could not convert string to float: 'much'"),
-        ("features.csv", "ce,0,silhouette,nan", "no silhouette of ce, seed 0"),
-        ("features.csv", "new,0,intra,1", "no silhouette of new, seed 0"),
-        ("maps.csv", "ce,first,PCA,0,1,1", "invalid literal for int"),
-        ("maps.csv", "ce,0,PCA,0,1,here", "could not convert string to float: 'here'"),
-    ],
-)
-def test_damaged_features_are_named(tmp_path, name, line, text):
-    make_scenario(tmp_path, "cifar10_longtail100", "longtail", with_features=("ce",))
-    (scenario,) = evidence.read(tmp_path)
-    path = scenario.home / name
-    header, *rest = path.read_text().splitlines()
-    path.write_text("\n".join([header, line, *rest[1:]]))
-    with pytest.raises(ValueError, match=rf"{name}: .*{text}.*evidence measure"):
-        features.feature_values(scenario), features.feature_maps(scenario)
-
-
 # --- figure 6
 
 
@@ -612,6 +434,5 @@ def test_everything_is_written_small_and_the_same_again(scenarios, tmp_path):
     assert (tmp_path / "figures" / "overview-T2-cifar10_human.png").read_bytes() == before
 
 
-@pytest.mark.parametrize("module", [marks, feature_maps])
-def test_examples_of_the_docstrings(module):
-    assert doctest.testmod(module).failed == 0
+def test_examples_of_the_docstrings():
+    assert doctest.testmod(marks).failed == 0
