@@ -125,7 +125,9 @@ def _run(options: argparse.Namespace, command: str, console: Console) -> None:
         if unknown := [label for label in only if label not in known]:
             raise ValueError(f"only={unknown[0]!r}: {scenario.name} has {', '.join(known)}")
     heads_of = [scenario for scenario in todo if scenario.tier != "T3"]
-    before = {each.name: chosen.read(options.chosen, each) for each in heads_of if options.chosen}
+    if options.chosen and not heads_of:
+        raise ValueError(f"chosen={options.chosen}: T3 takes what the scenario.json of T2 says; leave --chosen out")
+    before = {each.name: chosen.read(options.chosen, each, only) for each in heads_of if options.chosen}
     for scenario in todo:
         home = plan.home_of(options.workdir, scenario)
         if scenario.tier == "T3":

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
 from evidence import plan
-from evidence.entries import DECAY, Fields
+from evidence.entries import DECAY, Entry, Fields, of_kind
 from evidence.scenarios import Scenario
 
 
@@ -25,28 +27,45 @@ class Chosen(NamedTuple):
     entries: dict[str, Choice]  # by label
 
 
-def read(results: Path, scenario: Scenario) -> Chosen:
+def read(results: Path, scenario: Scenario, only: Collection[str] = ()) -> Chosen:
     """Reads RESULTS/tables/TIER-NAME.csv and RESULTS/evidence.json, which `python -m lpg_jax.report` writes.
 
+    Args:
+      results: directory of a report.
+      scenario: of T1 or T2.
+      only: labels; (): all of the scenario.
+
     Raises:
-      ValueError: they are not there, or do not know the scenario; names the file.
+      ValueError: a file or an entry is not there, or damaged; names the file and the fix.
     """
     path, origin = results / "tables" / f"{scenario.tier}-{scenario.name}.csv", results / "evidence.json"
     try:
-        base = json.loads(origin.read_text(encoding="utf-8"))[f"{scenario.tier}/{scenario.name}"]["base"]
+        base = dict(json.loads(origin.read_text(encoding="utf-8"))[f"{scenario.tier}/{scenario.name}"]["base"])
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return Chosen(base, {row["label"]: _choice(row, base) for row in rows})
-    except FileNotFoundError as error:
-        raise ValueError(f"{error.filename}: not there; give a directory that the report wrote, or tune") from error
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{path} and {origin.name}: no choice of {scenario.name} in them ({error!r}); tune") from error
+            rows = {row["label"]: row for row in csv.DictReader(file)}
+        wanted = of_kind(scenario.kind, base, scenario.held_out)
+        labels = only or wanted
+        if missing := [label for label in labels if label not in rows]:
+            raise ValueError(f"has no {missing[0]}")
+        return Chosen(base, {label: _choice(rows[label], base, wanted[label]) for label in labels})
+    except OSError as error:
+        text = f"{error.filename}: {error.strerror}; --chosen takes a directory that the report wrote"
+        raise ValueError(text) from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{path}, {origin.name}: no choice for {scenario.name} ({error}); leave --chosen out to tune it"
+        ) from error
 
 
-def _choice(row: dict[str, str], base: Fields) -> Choice:
-    every, tried = json.loads(row["fields"]), int(row["trials"])
-    fields = {name: value for name, value in every.items() if name == DECAY or base.get(name) != value}
+def _choice(row: dict[str, str], base: Fields, entry: Entry) -> Choice:
+    every, tried = dict(json.loads(row["fields"])), int(row["trials"])
+    own = {DECAY, *entry.fixed, *(name for trial in entry.trials for name in trial)}
+    if missing := own - every.keys():
+        raise ValueError(f"fields of {entry.label} lack {min(missing)}")
+    fields = {name: value for name, value in every.items() if name in own or base.get(name) != value}
     if not tried:
         return Choice(fields, (), 0)
     score, half = float(row["held_out"]), float(row["held_out ci95"])
+    if not (math.isfinite(score) and math.isfinite(half)):
+        raise ValueError(f"held_out of {entry.label} is {score} ± {half}")
     return Choice(fields, (plan.Trial(fields, score, half, len(plan.TUNE_SEEDS[row["tier"]]), True),), tried)

@@ -16,7 +16,7 @@ from sklearn.metrics import silhouette_samples
 from threadpoolctl import threadpool_limits
 
 from lpg_jax.report.evidence import FEATURES, MAPS
-from lpg_jax.report.figures.features import MAP_COLUMNS, NUMBER_COLUMNS, shown_classes
+from lpg_jax.report.figures.features import MAP_COLUMNS, MAP_NAMES, NUMBER_COLUMNS, shown_classes
 
 _EXAMPLES = 3000  # for the silhouette, whose time grows with their square
 _SHOWN = 120  # examples of a class in a map
@@ -51,7 +51,7 @@ def write(home: Path, found: Mapping[str, Mapping[int, Features]], class_counts:
         (label, seed, name, c, f"{x:.5g}", f"{y:.5g}")
         for label, by_seed in found.items()
         for points in [sample(by_seed[seed], shown_classes(class_counts))]
-        for name, place in (("t-SNE", tsne), ("PCA", pca))
+        for name, place in zip(MAP_NAMES, (tsne, pca), strict=True)
         for c, (x, y) in zip(points.labels, place(points.values), strict=True)
     ]
     return [
@@ -78,7 +78,7 @@ def features_of(values: np.ndarray, labels: np.ndarray) -> Features:
     """
     values = np.asarray(values, np.float64)
     if not np.isfinite(values).all():
-        raise ValueError("features are not finite: the run diverged")
+        raise ValueError("features are not finite: the run diverged, and cannot be measured")
     norm = float(np.linalg.norm(values, axis=1).mean())
     return Features(values / norm if norm > 0 else values, np.asarray(labels).astype(int))
 

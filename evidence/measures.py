@@ -74,7 +74,10 @@ def _maps(model_of: Callable[[str, str, int], Model], home: Path, seeds: Sequenc
         for seed in seeds[:MAPS]:
             model = model_of(label, method, seed)
             _, features = model.trained.apply(model.trained.params, model.test[0][:MAPPED])
-            found[label][seed] = feature_maps.features_of(np.asarray(features), np.asarray(model.test[1][:MAPPED]))
+            try:
+                found[label][seed] = feature_maps.features_of(np.asarray(features), np.asarray(model.test[1][:MAPPED]))
+            except ValueError as error:
+                raise ValueError(f"{home / 'final' / label / f'seed={seed}'}: {error}") from error
     return feature_maps.write(home, found, np.asarray(model_of("ce", "ce", seeds[0]).trained.facts.class_counts))
 
 

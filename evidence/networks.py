@@ -80,5 +80,5 @@ def run(scenario: Scenario, home: Path, runs: Path, command: str, console: Conso
         scribe.entry(entry, base)
         if entry.role != entries.CONTROL:
             its = tuned["entries"][entry.label]  # by which it was chosen
-            scribe.made[entry.label] |= {name: its[name] for name in ("trials", "tried")}
+            scribe.made[entry.label] |= {"trials": its["trials"], "tried": its.get("tried", len(its["trials"]))}
         scribe.write(base)

@@ -37,6 +37,7 @@ class Scribe:
         home.mkdir(parents=True, exist_ok=True)
         # without `keep` nothing of another plan stays; what is trained is read again from the runs
         before = workdir.read_json(home / FILE, dict) if keep and (home / FILE).exists() else {}
+        self.before = before.get("base")  # that of the entries that are kept
         self.made: dict[str, Any] = before.get("entries", {})
         self.fields |= {label: made["fields"] for label, made in self.made.items()}
         self.trials: dict[str, Sequence[plan.Trial]] = {
@@ -51,12 +52,23 @@ class Scribe:
         return outcomes
 
     def base(self) -> entries.Fields:
-        """Learning rate and weight decay, chosen for cross-entropy."""
+        """Learning rate and weight decay, chosen for cross-entropy.
+
+        Raises:
+          ValueError: they are not those of the entries that are there already; names both.
+        """
         if self.chosen:
-            return self.chosen.base
-        plain, settings = entries.Entry("ce", "", entries.BASELINE, "ce"), plan.base_settings()
-        self.base_trials = plan.base_trials(self.tune(settings, {}, plain, {}, "base"))
-        return plan.chosen(self.base_trials)
+            base = self.chosen.base
+        else:
+            plain, settings = entries.Entry("ce", "", entries.BASELINE, "ce"), plan.base_settings()
+            self.base_trials = plan.base_trials(self.tune(settings, {}, plain, {}, "base"))
+            base = plan.chosen(self.base_trials)
+        if self.before not in (None, base):
+            raise ValueError(
+                f"{self.home / FILE}: its entries have {self.before}, now it is {base}; leave --only out, or give "
+                "another --workdir"
+            )
+        return base
 
     def tune(
         self,
@@ -82,10 +94,8 @@ class Scribe:
 
     def choose(self, entry: entries.Entry, base: entries.Fields) -> Choice:
         """The fields of an entry, by which trials they were chosen, and how many there were."""
-        if self.chosen and entry.label in self.chosen.entries:
-            return self.chosen.entries[entry.label]
         if self.chosen:
-            raise ValueError(f"{entry.label}: is not among what was chosen for {self.scenario.name} before; tune")
+            return self.chosen.entries[entry.label]
         if missing := [label for label in entry.inherits if label not in self.fields]:
             raise ValueError(
                 f"{entry.label}: keeps what was chosen for {missing[0]}, which is not there; run that before"
@@ -93,6 +103,11 @@ class Scribe:
         inherited = {k: v for label in entry.inherits for k, v in self.fields[label].items()}
         trials = self.widely(base, entry, inherited) if entry.trials else ()
         best = plan.chosen(trials) if trials else {}
+        if entry.among and len(self.trials[entry.among]) < self.made[entry.among].get("tried", 0):
+            raise ValueError(
+                f"{entry.label}: is the best of the trials of {entry.among}, of which only the chosen one is known; "
+                "give --chosen again"
+            )
         if entry.among:
             best = plan.best_at(self.trials[entry.among], inherited[entries.DECAY])
         if entry.label == "ce":

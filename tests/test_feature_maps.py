@@ -71,6 +71,10 @@ def test_feature_maps_carry_the_numbers_and_the_same_points_twice(scenario, tmp_
     assert len(figure.axes) == 4
     for axes in figure.axes:
         assert {line.get_label(): len(line.get_xdata()) for line in axes.lines} == {str(c): 12 for c in range(CLASSES)}
+    maps = features.feature_maps(scenario)["ce"]
+    for axes, name in ((figure.axes[0], "t-SNE"), (figure.axes[2], "PCA")):
+        shown = np.concatenate([line.get_xydata() for line in axes.lines])
+        assert {tuple(place) for place in shown} == {tuple(place) for place in maps[name].places}
     text = figure.axes[0].texts[0].get_text()
     value = found["ce"]["silhouette"]
     assert f"silhouette: {value.mean:.3f} ± {value.half:.3f}" in text
@@ -95,6 +99,9 @@ def test_a_map_is_that_of_the_features(scenario):
     )
     assert (inside <= outside + 1e-4).all()
     assert np.corrcoef(inside.ravel(), outside.ravel())[0, 1] > 0.7
+    flat = features.feature_maps(scenario)["lpg"]["t-SNE"]
+    nearest = [np.argsort(np.linalg.norm(p - p[:, None], axis=-1), axis=1)[:, 1] for p in (flat.places, whole.values)]
+    assert np.mean(nearest[0] == nearest[1]) > np.mean(np.argsort(inside, axis=1)[:, 1] == nearest[1])  # its purpose
 
 
 @pytest.mark.parametrize(

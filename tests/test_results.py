@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from configs import heads, presets
+from evidence import chosen, entries
 from evidence.scenarios import SCENARIOS
 from lpg_jax.report.claims import CLAIMS, Measure
 from lpg_jax.report.intervals import Estimate
@@ -39,6 +40,18 @@ def test_every_entry_has_its_seeds_and_a_command_that_is_its_config(name, monkey
         settings.check(config)
         for field, value in json.loads(row["fields"]).items():
             assert f"--config.{field}={value}" in shlex.split(row["command"])
+
+
+@pytest.mark.parametrize("name", [name for name in TABLES if SCENARIOS[name].tier != "T3"])
+def test_what_was_chosen_can_be_taken_again(name):
+    found = chosen.read(RESULTS, SCENARIOS[name])
+    for row in TABLES[name]:
+        fields, trials, tried = found.entries[row["label"]]
+        assert {**found.base, **fields} == json.loads(row["fields"])
+        assert entries.DECAY in fields
+        assert (entries.RATES in fields) == (row["label"] == "ce-lr")
+        assert (len(trials), tried) == (min(tried, 1), int(row["trials"]))
+    assert found.entries.keys() == {row["label"] for row in TABLES[name]}
 
 
 @pytest.mark.parametrize("name", TABLES)

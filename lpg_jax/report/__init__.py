@@ -14,7 +14,6 @@ reads files only.
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from rich.console import Console
@@ -97,27 +96,28 @@ def evidence_report(runs: str | Path | None, out: str | Path) -> list[Path]:
 
     Args:
       runs: the directory of `python -m evidence`, with TIER/SCENARIO/scenario.json; unfinished scenarios are reported
-        as far as they are. None: there are no new ones.
+        as far as they are, if OUT/runs has no more of them. None: there are no new ones.
       out: made if absent; OUT/cost/cost.csv of `python -m benchmarks` is read where it is.
 
     Returns:
       The paths, in the order of writing.
 
     Raises:
-      ValueError: no scenario in `runs`, or a file is damaged, or OUT/runs has runs of a scenario that `runs` lacks;
-        names the file and the fix. Then nothing is written but archives of the scenarios before.
+      ValueError: no scenario in `runs`; a file is damaged; OUT/runs has runs of a scenario that its directory lacks
+        (finish it first), or OUT has tables of one of which neither is there. Names the file and the fix; what OUT/runs
+        keeps of that scenario stays.
 
     Example:
       >>> paths = lpg_jax.report.evidence_report("runs/evidence", "results")  # doctest: +SKIP
     """
-    # scikit-learn's maps take a second to import
     from lpg_jax.report import advice, archive, evidence, evidence_tables, figures, ledger
 
-    out = Path(out)
-    packed = [archive.pack(scenario, out) for scenario in (evidence.read(runs) if runs else ())]
-    with tempfile.TemporaryDirectory() as unpacked:
-        archive.unpack(out, Path(unpacked))
-        scenarios = evidence.read(unpacked)
-        tables = evidence_tables.save(scenarios, out)
-        claims = [*ledger.save(scenarios, out), *advice.save(scenarios, out)]
-        return [*packed, *tables, *claims, *figures.save_all(scenarios, out)]
+    out, given = Path(out), () if runs is None else evidence.read(runs)
+    archive.check(given, out)
+    with archive.unpacked(out, but=[archive.path_of(scenario, out) for scenario in given]) as kept:
+        if not (given or kept):
+            raise ValueError(f"{out / archive.DIRECTORY}: no *{archive.SUFFIX} in it; give the runs, too")
+        scenarios = sorted((*given, *kept), key=lambda scenario: (scenario.tier, scenario.name))
+        paths = evidence_tables.save(scenarios, out)
+        paths += [*ledger.save(scenarios, out), *advice.save(scenarios, out), *figures.save_all(scenarios, out)]
+    return [*paths, *(archive.pack(scenario, out) for scenario in given)]

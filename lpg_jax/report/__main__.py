@@ -28,12 +28,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--out with {len(options.workdir)} directories: give one, that of `python -m evidence`")
     if not options.workdir and not options.out:
         parser.error("give the directory of a finished run")
-    for workdir in options.workdir or [""]:
-        try:
-            paths = report.evidence_report(workdir or None, options.out) if options.out else _show_and_write(workdir)
-        except (OSError, ValueError) as error:
-            parser.exit(2, f"error: {error}\n")
-        print(*paths, sep="\n")
+    try:
+        if options.out:
+            print(*report.evidence_report(next(iter(options.workdir), None), options.out), sep="\n")
+        else:
+            for workdir in options.workdir:
+                print(*_show_and_write(workdir), sep="\n")
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"error: {error}\n")
 
 
 def _show_and_write(workdir: str) -> list[Path]:

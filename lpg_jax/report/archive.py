@@ -11,22 +11,56 @@ import io
 import json
 import lzma
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lpg_jax.report import evidence
 from lpg_jax.report.evidence import FEATURES, MAPS, MEASURES, PLAN, RUN, Scenario
 from lpg_jax.report.records import SCORES, TRAINING
+from lpg_jax.report.wording import without_paths
 
 DIRECTORY, SUFFIX = "runs", ".tar.xz"
-_WHOLE = (PLAN, MEASURES, FEATURES, MAPS, "probe.csv")
-_METHOD = (*SCORES, *TRAINING, "per_class", "ci95", "params_sha256")
+_MEASURED = (MEASURES, FEATURES, MAPS, "probe.csv")
+_METHOD = (*SCORES, *TRAINING, "per_class", "params_sha256")
 _SUMMARY = ("class_counts", "noise_rate", "steps", "seeds", "wall_time")
 _LINE = ("step", "seed", "class_margin", "class_epsilon", "gradient_ratio")
+_RESTORE = "restore it, or remove it and give its runs again"
+
+
+def check(scenarios: Sequence[Scenario], out: Path) -> None:
+    """ValueError if these scenarios would take the place of more than they hold, or if tables would vanish.
+
+    Args:
+      scenarios: read by `evidence.read`, from their directories.
+      out: directory of the report.
+
+    Raises:
+      ValueError: an archive has files that its scenario lacks, or OUT/evidence.json names a scenario of which there are
+        neither runs nor an archive; names the file and the fix.
+    """
+    for scenario in scenarios:
+        path = path_of(scenario, out)
+        if missing := sorted(_names(path) - _files(scenario).keys()):
+            measured = all(name.rpartition("/")[2] in _MEASURED for name in missing)
+            fix = f"start `python -m evidence measure {scenario.name}`" if measured else "finish that scenario"
+            raise ValueError(
+                f"{path}: holds {len(missing)} files that {scenario.home} lacks ({missing[0]}, ...); {fix}, or remove "
+                "the archive"
+            )
+    origin = out / "evidence.json"
+    known = {f"{s.tier}-{s.name}{SUFFIX}" for s in scenarios} | {path.name for path in _archives(out)}
+    tables = json.loads(origin.read_text(encoding="utf-8")) if origin.is_file() else {}
+    if lost := [name for name in tables if f"{name.replace('/', '-')}{SUFFIX}" not in known]:
+        raise ValueError(
+            f"{origin}: has {', '.join(lost)}, of which there are neither runs nor {out / DIRECTORY}; give their runs, "
+            "too, or another directory"
+        )
 
 
 def pack(scenario: Scenario, out: Path) -> Path:
-    """Write OUT/runs/TIER-NAME.tar.xz; an existing one is replaced.
+    """Write OUT/runs/TIER-NAME.tar.xz; an existing one is replaced, see `check`.
 
     The same runs give the same file, to the byte, with the same version of liblzma.
 
@@ -38,21 +72,14 @@ def pack(scenario: Scenario, out: Path) -> Path:
       The path.
 
     Raises:
-      ValueError: what is there holds runs that the scenario lacks, or a file is damaged; it stays. Names file and fix.
+      ValueError: a file is damaged; nothing is written. Names file and fix.
     """
-    path = out / DIRECTORY / f"{scenario.tier}-{scenario.name}{SUFFIX}"
+    path = path_of(scenario, out)
+    contents = {name: _content(file) for name, file in sorted(_files(scenario).items())}
     path.parent.mkdir(parents=True, exist_ok=True)
-    files = sorted(_files(scenario), key=lambda file: str(file.relative_to(scenario.home)))
-    names = {f"{scenario.tier}/{scenario.name}/{file.relative_to(scenario.home)}": file for file in files}
-    if missing := sorted(_names(path) - names.keys()):
-        raise ValueError(
-            f"{path}: holds {len(missing)} files that {scenario.home} lacks ({missing[0]}, ...); finish that scenario, "
-            "or remove the archive"
-        )
     part = path.with_name(path.name + ".part")
     with tarfile.open(part, "w:xz") as tar:
-        for name, file in names.items():
-            content = _content(file)
+        for name, content in contents.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
@@ -60,22 +87,38 @@ def pack(scenario: Scenario, out: Path) -> Path:
     return path
 
 
-def unpack(out: Path, to: Path) -> None:
-    """Unpack every archive of a report, so that `evidence.read(to)` reads them.
+@contextlib.contextmanager
+def unpacked(out: Path, but: Collection[Path] = ()) -> Iterator[tuple[Scenario, ...]]:
+    """The scenarios of all archives of a report; their files are there as long as the context is open.
 
     Args:
-      out: with runs/*.tar.xz.
-      to: an empty directory.
+      out: with runs/*.tar.xz, perhaps none.
+      but: archives that are left out.
 
     Raises:
-      ValueError: there is none, or one is damaged; names file and fix.
+      ValueError: one is damaged, or what is in it, also where that is seen inside of the context; names file and fix.
     """
-    paths = sorted((out / DIRECTORY).glob(f"*{SUFFIX}"))
-    if not paths:
-        raise ValueError(f"{out / DIRECTORY}: no *{SUFFIX} in it; give the directory that `python -m evidence` wrote")
-    for path in paths:
-        with _opened(path) as tar:
-            tar.extractall(to, filter="data")
+    paths = [path for path in _archives(out) if path not in but]
+    with tempfile.TemporaryDirectory() as directory:
+        for path in paths:
+            with _opened(path) as tar:
+                tar.extractall(directory, filter="data")
+        try:
+            yield evidence.read(directory) if paths else ()
+        except ValueError as error:
+            if directory not in str(error):
+                raise
+            text = str(error).replace(f"{directory}/", "")
+            raise ValueError(f"{out / DIRECTORY}: {text}; or {_RESTORE}") from error
+
+
+def path_of(scenario: Scenario, out: Path) -> Path:
+    """Where the archive of a scenario is."""
+    return out / DIRECTORY / f"{scenario.tier}-{scenario.name}{SUFFIX}"
+
+
+def _archives(out: Path) -> list[Path]:
+    return sorted((out / DIRECTORY).glob(f"*{SUFFIX}"))
 
 
 @contextlib.contextmanager
@@ -84,7 +127,7 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
         with tarfile.open(path, "r:xz") as tar:
             yield tar
     except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
-        raise ValueError(f"{path}: {error}; restore it, or remove it and give its runs again") from error
+        raise ValueError(f"{path}: {error}; {_RESTORE}") from error
 
 
 def _names(path: Path) -> set[str]:
@@ -94,21 +137,28 @@ def _names(path: Path) -> set[str]:
         return set(tar.getnames())
 
 
-def _files(scenario: Scenario) -> Iterator[Path]:
-    """Of the scenario and of every run that was read."""
-    yield from (scenario.home / name for name in _WHOLE if (scenario.home / name).is_file())
+def _files(scenario: Scenario) -> dict[str, Path]:
+    """Name in the archive -> file, of the scenario and of every run that was read."""
+    found = [scenario.home / name for name in (PLAN, *_MEASURED) if (scenario.home / name).is_file()]
     studied = (by_seed for study in scenario.studies.values() for by_seed in study.results.values())
     for by_seed in (*scenario.results.values(), *studied):
         for result in by_seed.values():
-            yield from (result.home / name for name in ("summary.json", RUN) if (result.home / name).is_file())
-            yield from result.home.glob("*/metrics.jsonl")
+            found += [result.home / name for name in ("summary.json", RUN) if (result.home / name).is_file()]
+            found += result.home.glob("*/metrics.jsonl")
+    return {f"{scenario.tier}/{scenario.name}/{file.relative_to(scenario.home).as_posix()}": file for file in found}
 
 
 def _content(path: Path) -> bytes:
     try:
         return _CUT.get(path.name, Path.read_bytes)(path)
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{path}: damaged ({error!r}); remove its directory and train that run again") from error
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        fix = "remove the directory of that run and train it again"
+        raise ValueError(f"{path}: damaged ({error!r}); {fix}") from error
+
+
+def _plan(path: Path) -> bytes:
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    return _text(whole | {"command": without_paths(str(whole.get("command") or ""))})
 
 
 def _summary(path: Path) -> bytes:
@@ -125,7 +175,9 @@ def _metrics(path: Path) -> bytes:
     return b"".join(_text(_only(json.loads(line), _LINE)) for line in path.read_bytes().splitlines() if line.strip())
 
 
-_CUT: dict[str, Callable[[Path], bytes]] = {"summary.json": _summary, RUN: _run, "metrics.jsonl": _metrics}
+_CUT: dict[str, Callable[[Path], bytes]] = {
+    PLAN: _plan, "summary.json": _summary, RUN: _run, "metrics.jsonl": _metrics
+}  # fmt: skip
 
 
 def _only(record: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ and is left out (n tells). What is there and damaged is a ValueError that names 
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -142,7 +143,11 @@ def read(runs: str | Path) -> tuple[Scenario, ...]:
         raise ValueError(
             f"{Path(runs)}: no TIER/SCENARIO/{PLAN} in it; give the directory that `python -m evidence` wrote"
         )
-    return tuple(_scenario(path) for path in plans)
+    scenarios = tuple(_scenario(path) for path in plans)
+    for one, other in itertools.pairwise(sorted(scenarios, key=lambda each: (each.tier, each.name))):
+        if (one.tier, one.name) == (other.tier, other.name):
+            raise ValueError(f"{other.home / PLAN}: is {one.tier}/{one.name}, as is {one.home}; move one of them away")
+    return scenarios
 
 
 def _scenario(path: Path) -> Scenario:

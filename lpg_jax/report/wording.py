@@ -12,7 +12,7 @@ from lpg_jax.report.evidence import Scenario
 from lpg_jax.report.intervals import Estimate
 
 REPORT = "python -m lpg_jax.report runs/evidence --out results"
-_WORKDIR = re.compile(r"\s--workdir[= ]\S+")  # where somebody's runs lay; the default is where a reader's will
+_PATH = r"[= ]('[^']*'|\S+)"
 
 
 def plus_minus(estimate: Estimate, factor: float = 100.0, digits: int = 1, sign: bool = False) -> str:
@@ -78,9 +78,18 @@ def run_command(scenario: Scenario, label: str, seed: int) -> str:
     return shlex.join(["python", "launch.py", *options, workdir])
 
 
+def without_paths(command: str) -> str:
+    """A command line of `python -m evidence` with directories as a reader has them, not where somebody's lay.
+
+    >>> without_paths("python -m evidence run T1 --workdir=/mine/runs --chosen=/mine/results")
+    'python -m evidence run T1 --chosen=results'
+    """
+    return re.sub(rf"\s--chosen{_PATH}", " --chosen=results", re.sub(rf"\s--workdir{_PATH}", "", command))
+
+
 def scenario_command(scenario: Scenario) -> str:
-    """The command line that made the runs of a scenario, without the directory that somebody gave it."""
-    return _WORKDIR.sub("", scenario.command)
+    """The command line that made the runs of a scenario, as a reader would give it."""
+    return without_paths(scenario.command)
 
 
 def scenarios_command(names: Sequence[str], measured: Sequence[str] = ()) -> str:

@@ -34,6 +34,7 @@ from lpg_jax.report.intervals import Estimate, interval
 NAMES = tuple(f"{name}{part}" for part in ("", "_tail") for name in ("silhouette", "intra", "inter", "ratio"))
 NUMBER_COLUMNS = ("label", "seed", "name", "value")
 MAP_COLUMNS = ("label", "seed", "map", "class", "x", "y")
+MAP_NAMES = ("t-SNE", "PCA")
 _TOLD = ("silhouette", "intra", "inter")  # above a map
 _FEW = 10  # classes in a map: with more, the most and the least frequent ones
 _SHAPES = ("o", "s", "^", "D", "v")
@@ -92,6 +93,9 @@ def feature_maps(scenario: Scenario) -> dict[str, dict[str, Map]]:
     path, lists = scenario.home / MAPS, {}
     for label, *row in _rows(path, MAP_COLUMNS):
         lists.setdefault(label, {}).setdefault(row[1], []).append(row)
+    for label, by_name in lists.items():
+        if missing := set(MAP_NAMES) - by_name.keys():
+            raise ValueError(f"{path}: {label} has no map {min(missing)}; {_MEASURE}")
     return {label: {name: _map(path, rows) for name, rows in by_name.items()} for label, by_name in lists.items()}
 
 
@@ -171,7 +175,7 @@ def draw(scenario: Scenario, figures: dict[str, dict[str, Estimate]]) -> Figure 
         title = "\n".join(textwrap.wrap(marks.title_of(scenario, label), 34))
         column[0].set_title(title, fontsize=8.5, pad=38)
         column[0].text(0, 1.01, _words(figures[label]), transform=column[0].transAxes, va="bottom", fontsize=7.5)
-        for axes, name in zip(column, ("t-SNE", "PCA"), strict=True):
+        for axes, name in zip(column, MAP_NAMES, strict=True):
             _scatter(axes, maps[label][name].places, maps[label][name].labels, shown)
             axes.set_xlabel(f"{name} 1")
             axes.set_ylabel(f"{name} 2")

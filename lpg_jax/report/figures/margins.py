@@ -1,6 +1,6 @@
 """What LPG does to each class over training: margin and signed epsilon, mean over seeds.
 
-Final runs may log their last epochs only. A study of `evaluate.every_epochs` is there to see more, and comes first.
+Final runs may log their last epoch only. A study of `evaluate.every_epochs` is there to see more, and comes first.
 """
 
 from __future__ import annotations
