@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from configs import heads, presets
-from evidence import chosen, entries
+from evidence import chosen, entries, studies
 from evidence.scenarios import SCENARIOS
+from lpg_jax.report import archive
 from lpg_jax.report.claims import CLAIMS, Measure
 from lpg_jax.report.intervals import Estimate
 from lpg_jax.report.wording import plus_minus
@@ -86,6 +87,23 @@ def test_what_is_recommended_was_chosen_on_held_out_data(name):
             warnings.simplefilter("always")
             settings.check(heads.get_config(f"{scenario.data},{scenario.problem},recommended"))
         assert [name in str(warning.message) for warning in caught] == [True] * (not RECOMMENDED[name]["helps"])
+
+
+def test_what_is_kept_of_runs_is_whole():
+    """Every entry of the plan with every seed, every study, and what claims measure on heads with wrong labels."""
+    with archive.unpacked(RESULTS) as kept:
+        assert kept
+        for found in kept:
+            scenario = SCENARIOS[found.name]
+            if scenario.tier != "T3":
+                assert found.entries.keys() == entries.of_kind(found.kind, found.base, scenario.held_out).keys()
+            short = [label for label, by_seed in found.results.items() if len(by_seed) < SEEDS[found.tier]]
+            assert not short, found.name
+            assert found.studies.keys() == {study.name for study in studies.of_scenario(scenario)}
+            for study in found.studies.values():
+                assert all(len(by_seed) == SEEDS[found.tier] for by_seed in study.results.values())
+            if found.kind == "noisy" and found.tier != "T3":
+                assert {"memorised_lpg", "beyond_right_lpg"} <= found.measures.keys()
 
 
 def test_every_measure_of_a_claim_is_there():
