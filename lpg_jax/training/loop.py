@@ -45,7 +45,7 @@ class Plan(NamedTuple):
             evaluate_every=config.evaluate.every_epochs * steps_per_epoch,
             checkpoint_every=config.checkpoint.every_steps,
             keep=config.checkpoint.keep,
-            last_five=config.evaluate.last_five,
+            last_five=config.evaluate.get("last_five", True),  # runs from before it was a field did
         )
 
 
