@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evidence_runs import make_scenario
-from test_evidence_report import CE, LA, LPG, entry_of, write_scenario
+from given_runs import CE, LA, LPG, entry_of, write_scenario
 
 from lpg_jax import report
 from lpg_jax.report import __main__ as door

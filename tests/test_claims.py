@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from given_runs import CE, LA, LPG, entry_of, write_scenario
 from scipy import stats
-from test_evidence_report import CE, LA, LPG, entry_of, write_scenario
 
 from evidence import entries, feature_maps, scenarios, studies
 from lpg_jax.report import claims, evaluation, evidence, ledger

@@ -1,7 +1,6 @@
 """The plan of the evidence: methods are tuned alike, on data that the test never sees, and a row can be repeated."""
 
 import json
-import re
 from pathlib import Path
 
 import jax
@@ -10,9 +9,9 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
-from configs import cifar_longtail, cifar_noisy, default, heads, presets
+from configs import default, heads
 from evidence import __main__ as evidence
-from evidence import chosen, entries, networks, plan, scribe, studies
+from evidence import entries, plan, scribe, studies
 from evidence.prepare import prepare
 from evidence.scenarios import SCENARIOS
 from lpg_jax import data, report, training
@@ -267,97 +266,6 @@ def test_names():
         heads.get_config("digits,human")
 
 
-def test_a_network_takes_over_options_but_no_weight_decay_of_a_head():
-    chosen = {"train.weight_decay": 0.05, "train.learning_rate": 0.4}
-    fields = {"ce": chosen, "la": {"losses.la.tau": 1.2, **chosen}, "lpg": {"lpg.epsilon": 0.3, **chosen}}
-    trial = {"mean": 0.5, "chosen": True}
-    rows = {
-        name: {
-            "role": "lpg" if name == "lpg" else "baseline",
-            "title": name,
-            "method": name,
-            "fields": its,
-            "trials": [trial],
-        }
-        for name, its in fields.items()
-    }
-    made = networks.entries_of({"entries": rows}, "longtail")
-    assert [dict(entry.fixed) for entry in made] == [{}, {"losses.la.tau": 1.2}, {"lpg.epsilon": 0.3}, {}]
-    assert made[-1].inherits == ("lpg",)
-
-
-def test_a_network_waits_for_all_that_is_chosen_on_features(tmp_path, capsys):
-    command = ["run", "cifar10_human_resnet8", f"--workdir={tmp_path}"]
-    with pytest.raises(SystemExit, match="2"):
-        evidence.main(command)
-    assert "not there; start `python -m evidence run cifar10_human` before" in " ".join(capsys.readouterr().err.split())
-    home = tmp_path / "T2" / "cifar10_human"
-    home.mkdir(parents=True)
-    known = {label: {} for label in of_kind("noisy") if label != "gce"}
-    (home / "scenario.json").write_text(json.dumps({"base": BASE, "entries": known}))
-    with pytest.raises(SystemExit, match="2"):
-        evidence.main(command)
-    assert "nothing is chosen yet for gce; start" in " ".join(capsys.readouterr().err.split())
-
-
-def test_what_is_recommended_is_a_config(monkeypatch, tmp_path):
-    config = {"method": "la+lpg", "train.learning_rate": 0.07, "lpg.epsilon": 0.03, "losses.la.tau": 1.25}
-    monkeypatch.setattr(presets, "RECOMMENDED", tmp_path / "recommended.json")
-    with pytest.raises(ValueError, match=r"recommended\.json: not there; `python -m lpg_jax\.report"):
-        heads.get_config("recommended,digits,balanced")
-    presets.RECOMMENDED.write_text(json.dumps({"digits_longtail50": {"config": config}}))
-    found = heads.get_config("recommended,digits,longtail50")
-    settings.check(found)
-    assert {name: _field(found, name) for name in config} == config
-    assert heads.get_config("digits,longtail50").method != "la+lpg"
-    with pytest.raises(ValueError, match=r"scenario='digits_balanced': recommended\.json has none; must be one of"):
-        heads.get_config("recommended,digits,balanced")
-
-
-def test_what_is_recommended_says_where_it_gains_nothing(monkeypatch, tmp_path):
-    given = {
-        "over_ce": (0.5, 0.15),
-        "over_baseline": (0.2, 0.1),
-        "over_strongest": (-0.02, 0.1),
-        "over_rate": (0.1, None),
-    }
-    gains = {name: {"mean": mean, "ci95": half, "n": 10} for name, (mean, half) in given.items()}
-    row = {"config": {"method": "mixup+lpg"}, "label": "mixup+lpg", "baseline": "mixup", "strongest": "sam", **gains}
-    monkeypatch.setattr(presets, "RECOMMENDED", tmp_path / "recommended.json")
-    presets.RECOMMENDED.write_text(json.dumps({"digits_balanced": {**row, "helps": False}}))
-    text = (
-        "digits_balanced: in points mixup+lpg differs by +0.50 +- 0.15 (n = 10) from ce, by +0.20 +- 0.10 (n = 10) "
-        "from mixup, by -0.02 +- 0.10 (n = 10) from sam, by an unknown number from ce at another learning rate; LPG is"
-    )
-    with pytest.warns(UserWarning, match=re.escape(text)):
-        heads.get_config("recommended,digits,balanced")
-    presets.RECOMMENDED.write_text(json.dumps({"digits_balanced": {**row, "helps": True}}))
-    heads.get_config("recommended,digits,balanced")  # a warning would be an error
-
-
-@pytest.mark.parametrize(
-    ("module", "words", "scenario"),
-    [(cifar_longtail, "laptop", "cifar10_longtail100_resnet8"), (cifar_noisy, "human", "cifar10_human_resnet8")],
-)
-def test_a_network_has_its_own_recommended_options(module, words, scenario, monkeypatch, tmp_path):
-    config = {"method": "lpg", "lpg.direction": "class_scale", "lpg.epsilon": 0.33}
-    monkeypatch.setattr(presets, "RECOMMENDED", tmp_path / "recommended.json")
-    presets.RECOMMENDED.write_text(json.dumps({scenario: {"config": config}}))
-    plain, found = module.get_config(words), module.get_config(f"recommended,{words}")
-    settings.check(found)
-    assert {name: _field(found, name) for name in config} == config
-    assert found.train == plain.train
-    with pytest.raises(ValueError, match=r"recommended\.json has none; must be one of cifar10_"):
-        module.get_config(f"recommended,cifar100,{words}")
-    with pytest.raises(ValueError, match="'lpg': method is 'recommended' already"):
-        module.get_config(f"recommended,lpg,{words}")
-
-
-def _field(config, name):
-    section, *rest = name.split(".")
-    return _field(config[section], ".".join(rest)) if rest else config[section]
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_scenario_from_its_command_to_a_row_that_can_be_repeated(features, monkeypatch, tmp_path):
@@ -417,67 +325,6 @@ def test_a_scenario_from_its_command_to_a_row_that_can_be_repeated(features, mon
         for home in (tmp_path / at / "T1/digits_longtail50" for at in ("runs", "chosen"))
     ]
     assert digests[0] == digests[1]
-
-
-SMOOTH = "T1,smooth,{},{},0.01,{}\n"
-GOOD = '"{""losses.smooth.alpha"": 0.1, ""train.weight_decay"": 0.002}"'
-
-
-@pytest.mark.parametrize(
-    ("rows", "text"),
-    [
-        (None, "results/evidence.json: No such file or directory; --chosen takes a directory that the report wrote"),
-        ("T1,ce,{},0.9,0.01,0\n", r"no choice for digits_balanced \(has no smooth\); leave --chosen out to tune it"),
-        ("T1,smooth\n", "no choice for digits_balanced .*; leave --chosen out"),
-        (SMOOTH.format("[]", 0.9, 12), "fields of smooth lack losses.smooth.alpha"),
-        (SMOOTH.format("3", 0.9, 12), "no choice for digits_balanced .*; leave --chosen out"),
-        (SMOOTH.format(GOOD, "nan", 12), "held_out of smooth is nan ± 0.01"),
-        (SMOOTH.format(GOOD, 0.9, "many"), "invalid literal .*'many'.*; leave --chosen out"),
-    ],
-)
-def test_what_was_never_chosen_is_named(monkeypatch, tmp_path, capsys, rows, text):
-    monkeypatch.chdir(tmp_path)
-    if rows:
-        (tmp_path / "results" / "tables").mkdir(parents=True)
-        base = {"train.learning_rate": 0.05, "train.weight_decay": 0.002}
-        (tmp_path / "results" / "evidence.json").write_text(json.dumps({"T1/digits_balanced": {"base": base}}))
-        table = tmp_path / "results" / "tables" / "T1-digits_balanced.csv"
-        table.write_text("tier,label,fields,held_out,held_out ci95,trials\n" + rows)
-    monkeypatch.setattr(evidence, "share_programs", lambda directory: None)
-    with pytest.raises(SystemExit):
-        evidence.main(["run", "digits_balanced", "--only=smooth", "--chosen=results"])
-    assert re.search(text, " ".join(capsys.readouterr().err.split()))
-    assert not (tmp_path / "runs").exists()
-
-
-def test_networks_have_nothing_to_choose(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(evidence, "share_programs", lambda directory: None)
-    with pytest.raises(SystemExit):
-        evidence.main(["run", "T3", f"--chosen={tmp_path}", f"--workdir={tmp_path}"])
-    assert "leave --chosen out" in " ".join(capsys.readouterr().err.split())
-
-
-def test_entries_of_another_base_are_not_kept(tmp_path, monkeypatch):
-    """Their commands would have its learning rate."""
-    scenario, console = SCENARIOS["digits_balanced"], Console(quiet=True)
-    before = {"base": {"train.learning_rate": 0.1}, "entries": {}}
-    (tmp_path / "scenario.json").write_text(json.dumps(before))
-    now = chosen.Chosen({"train.learning_rate": 0.2}, {})
-    with pytest.raises(
-        ValueError, match=r"have .*0\.1.*, now it is .*0\.2.*; leave --only out, or give another --workdir"
-    ):
-        scribe.run(scenario, tmp_path, "c", console, ["ce"], now)
-    assert json.loads((tmp_path / "scenario.json").read_text()) == before
-
-
-def test_the_best_of_trials_that_are_not_known_is_not_guessed(tmp_path):
-    trial = plan.Trial({"lpg.epsilon": 0.5, **BASE}, 0.9, 0.1, 2, True)._asdict()
-    made = {"fields": {}, "trials": [trial], "tried": 12}
-    (tmp_path / "scenario.json").write_text(json.dumps({"base": BASE, "entries": {"lpg": made, "ce": made}}))
-    scenario = SCENARIOS["digits_balanced"]
-    book = scribe.Scribe(scenario, tmp_path, "c", Console(quiet=True), keep=True)
-    with pytest.raises(ValueError, match=r"lpg-decay: is the best of the trials of lpg, .* give --chosen again"):
-        book.choose(of_kind("balanced")["lpg-decay"], BASE)
 
 
 def test_hours_without_tuning_are_fewer():

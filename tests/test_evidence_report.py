@@ -1,106 +1,23 @@
-"""Evidence runs reach tables with the intervals of SciPy; damaged ones are named; the best is chosen blindly."""
+"""Evidence runs are read with the intervals of SciPy; damaged ones are named; the best is chosen blindly."""
 
-import csv
 import json
 import math
-import re
-import shlex
 import sys
 
 import numpy as np
 import pytest
+from given_runs import CE, LPG, entry_of, write_runs, write_scenario
 from scipy import stats
 
 from lpg_jax import report
 from lpg_jax.report import __main__ as door
-from lpg_jax.report import advice, choice, evidence, evidence_tables, intervals, wording
+from lpg_jax.report import advice, choice, evidence, intervals
 from lpg_jax.report.intervals import Estimate
-from lpg_jax.report.records import SCORES
-
-SEEDS = (0, 1, 2, 3)
-COUNTS = (400, 100, 30, 8)
-
-
-def write_run(home, method, seed, value, margin=None, counts=COUNTS, per_class=None, **extra):
-    """A work directory of one seed; `value` is its accuracy, or {score: value}."""
-    scores = dict.fromkeys(SCORES, 0.5) | (value if isinstance(value, dict) else dict.fromkeys(SCORES, value))
-    entry = {
-        **scores,
-        "per_class": list(per_class or [0.5] * len(counts)),
-        "ci95": {},
-        "params_sha256": {str(seed): "0"},
-    }
-    summary = {"methods": {method: entry}, "class_counts": list(counts), "noise_rate": 0.0, "steps": 10}
-    summary |= {"seeds": [seed], "wall_time": {"total": 3.0, method: 2.0}, **extra}
-    (home / method).mkdir(parents=True)
-    (home / "summary.json").write_text(json.dumps(summary))
-    line = {"step": 10, "seed": seed} | ({} if margin is None else {"class_margin": margin})
-    if margin is not None:
-        line["class_epsilon"] = [0.1] * len(margin)
-    (home / method / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-
-
-def entry_of(values=(), role="baseline", held_out=None, **extra):
-    """An entry: figures of each seed, and its score on held-out data (None: no trials)."""
-    return {"values": values, "role": role, "held_out": held_out, **extra}
-
-
-def write_scenario(runs, entries, kind="longtail", tier="T1", name="digits_longtail50", studies=None, **extra):
-    """RUNS/TIER/NAME with scenario.json and runs; the margin of an entry goes to all its runs."""
-    home, planned = runs / tier / name, {}
-    for label, given in entries.items():
-        trials = [] if given["held_out"] is None else [
-            {"fields": {}, "mean": given["held_out"] - 0.2, "ci95": 0.01, "n": 3, "chosen": False},
-            {"fields": {}, "mean": given["held_out"], "ci95": 0.02, "n": 3, "chosen": True},
-        ]  # fmt: skip
-        method = given.get("method", label)
-        planned[label] = {
-            "title": f"title of {label}", "role": given["role"], "method": method, "fields": given.get("fields", {}),
-            "inherits": [], "knows": given.get("knows", ""), "trials": trials, "errors": given.get("errors", {}),
-        }  # fmt: skip
-        for seed, value in zip(SEEDS, given["values"], strict=False):
-            per_class = given["per_class"][seed] if "per_class" in given else None
-            at = home / "final" / label / f"seed={seed}"
-            write_run(at, method, seed, value, given.get("margin"), per_class=per_class)
-    for study, (label, field, results) in (studies or {}).items():
-        for value, by_seed in results.items():
-            for seed, accuracy in enumerate(by_seed):
-                write_run(
-                    home / "study" / study / f"{field}={value},seed={seed}", planned[label]["method"], seed, accuracy
-                )
-    plan = {
-        "tier": tier, "scenario": name, "kind": kind, "title": "a title", "scale": "a scale", "data": "digits",
-        "config": "configs/heads.py:digits,longtail50", "base": {"train.learning_rate": 0.2}, "seeds": list(SEEDS),
-        "entries": planned,
-        "studies": {key: {"label": label, "field": field, "values": list(results), "title": key}
-                    for key, (label, field, results) in (studies or {}).items()},
-        "command": "python -m evidence run T1 --workdir=/somebody/runs --only=ce", "versions": {"jax": "0.10.2"},
-        "git_revision": "abc", "machine": "a machine", **extra,
-    }  # fmt: skip
-    home.mkdir(parents=True, exist_ok=True)
-    (home / "scenario.json").write_text(json.dumps(plan))
-    return home
-
-
-CE, LA, LPG = (0.70, 0.72, 0.69, 0.73), (0.80, 0.79, 0.82, 0.80), (0.75, 0.74, 0.73, 0.77)
 
 
 @pytest.fixture
 def runs(tmp_path):
-    """la is the best baseline by held-out scores; cb is better on the test part, oracle is told more."""
-    entries = {
-        "random-lpg": entry_of((0.71,) * 4, "control", margin=[0.2, -0.2, 0.2, -0.2]),
-        "lpg": entry_of(
-            LPG, "lpg", 0.74, margin=[-0.3, 0.0, 0.1, 0.3], fields={"lpg.epsilon": 0.1, "lpg.split": "frequency"}
-        ),
-        "ce": entry_of(CE, held_out=0.70),
-        "la": entry_of(LA, held_out=0.79),
-        "cb": entry_of((0.85, 0.86, 0.84, 0.85), held_out=0.78),
-        "oracle": entry_of((0.9,) * 4, held_out=0.9, knows="the noise rate"),
-        "empty": entry_of((), held_out=0.99),
-    }
-    write_scenario(tmp_path / "runs", entries)
-    return tmp_path / "runs"
+    return write_runs(tmp_path / "runs")
 
 
 @pytest.fixture
@@ -321,122 +238,6 @@ def test_what_is_recommended_has_lpg_in_it_and_says_what_it_gains(runs, scenario
 def test_advice_of_few_runs(tmp_path):
     write_scenario(tmp_path, {"ce": entry_of((0.5,), held_out=0.5)})
     assert advice.sentence(advice.advise(evidence.read(tmp_path)[0])) == "Too few runs to say anything."
-
-
-# --- words
-
-
-@pytest.mark.parametrize(
-    ("value", "sign", "text"),
-    [(-0.04, False, "0.0"), (-0.04, True, "+0.0"), (1.26, True, "+1.3"), (-1.26, False, "−1.3"), (1.26, False, "1.3")],
-)
-def test_numbers_have_fixed_digits_and_no_negative_zero(value, sign, text):
-    assert wording.number(value, 1, sign) == text
-
-
-def test_the_command_of_a_row_is_that_of_its_run(scenario):
-    from lpg_jax.training import commandline
-
-    command = shlex.split(wording.run_command(scenario, "lpg", 3))
-    assert command[:2] == ["python", "launch.py"]
-    config = commandline.parse(command[1:]).config
-    assert (config.method, config.seed, config.num_seeds) == ("lpg", 3, 1)
-    assert (config.lpg.epsilon, config.lpg.split, config.train.learning_rate) == (0.1, "frequency", 0.2)
-    assert config.data.imbalance == 50.0
-
-
-# --- tables
-
-
-def read_csv(path):
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def test_tables_hold_the_figures_in_the_order_of_the_roles(scenario, tmp_path):
-    paths = evidence_tables.save([scenario], tmp_path / "out")
-    rows = {row["label"]: row for row in read_csv(tmp_path / "out" / "tables" / "T1-digits_longtail50.csv")}
-    assert list(rows) == ["ce", "la", "cb", "oracle", "lpg", "random-lpg"]
-    wanted = stats.ttest_rel(LPG, LA)
-    row, half = rows["lpg"], (wanted.confidence_interval(0.95).high - wanted.confidence_interval(0.95).low) / 2
-    assert float(row["minus_best_baseline"]) == pytest.approx(np.mean(LPG) - np.mean(LA), abs=1e-6)
-    assert float(row["minus_best_baseline ci95"]) == pytest.approx(half, abs=1e-6)
-    assert (row["best_baseline"], row["n"], row["seeds"], row["machine"]) == ("la", "4", "0-3", "a machine")
-    assert row["command"] == wording.run_command(scenario, "lpg", 0)
-    assert {path.name for path in paths} == {f"T1-digits_longtail50.{s}" for s in ("md", "csv", "tex")} | {
-        "runs.csv",
-        "evidence.json",
-    }
-
-
-def test_markdown_says_what_a_reader_must_know(scenario):
-    text = evidence_tables.markdown(scenario, evidence_tables.rows(scenario))
-    half = 100 * stats.t.ppf(0.975, 3) * np.std(LPG, ddof=1) / 2
-    parts = (
-        f"| lpg | lpg | {100 * np.mean(LPG):.1f} ± {half:.1f} |",
-        "− la",
-        "best baseline: la",
-        "not by test figures",
-        "n = 4 seeds (0-3)",
-        "python -m evidence run T1 --only=ce\n",
-        "revision abc; a machine; jax 0.10.2",
-        "538 training examples",
-        "the noise rate",
-        "79.0 ± 2.0 (n = 3)",
-        "lpg.epsilon=0.1, lpg.split=frequency",
-    )
-    for part in parts:
-        assert part in text, part
-    assert "/somebody" not in text
-
-
-def test_failed_runs_are_named(tmp_path):
-    write_scenario(tmp_path, {"ce": entry_of(CE, errors={"2": "the loss is nan"})})
-    found = evidence.read(tmp_path)[0]
-    assert "a run that failed, and is in no figure: ce, seed 2: the loss is nan" in evidence_tables.markdown(
-        found, evidence_tables.rows(found)
-    )
-
-
-def test_scores_of_the_training_set_under_noise_and_of_groups_under_a_long_tail(tmp_path):
-    scores = {"overall": 0.6, "train_memorised": 0.3, "train_recovered": 0.4}
-    write_scenario(tmp_path, {"ce": entry_of((scores,) * 2)}, "noisy", name="digits_symmetric40")
-    write_scenario(tmp_path, {"ce": entry_of(CE)})
-    longtail, noisy = evidence.read(tmp_path)
-    assert evidence_tables.shown_scores(longtail) == ["balanced", "overall", "head", "tail", "nll", "ece"]
-    assert evidence_tables.shown_scores(noisy) == ["overall", "train_memorised", "train_recovered", "nll", "ece"]
-
-
-def test_latex_is_a_plain_tabular(scenario):
-    text = evidence_tables.latex(scenario, evidence_tables.rows(scenario))
-    body = [line for line in text.splitlines() if not line.startswith("%")]
-    columns = re.fullmatch(r"\\begin\{tabular\}\{([lr]+)\}", body[0])[1]
-    rows = [line for line in body if line.endswith(r"\\")]
-    assert len(rows) == 7
-    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(columns) - 1}
-    assert not set("±−–_") & set("".join(body).replace(r"\_", ""))
-    assert body[-1] == r"\end{tabular}"
-
-
-@pytest.mark.parametrize(
-    ("text", "latex"),
-    [
-        ("a_b & 50 %", r"a\_b \& 50 \%"),
-        ("−1.0 ± 2", r"$-$1.0 $\pm$ 2"),
-        ("{$#}", r"\{\$\#\}"),
-        ("\\", r"\textbackslash{}"),
-    ],
-)
-def test_latex_is_escaped(text, latex):
-    assert evidence_tables.escape(text) == latex
-
-
-def test_published_figures_stand_beside_ours(tmp_path):
-    write_scenario(tmp_path, {"ce": entry_of(CE), "la": entry_of(LA)}, tier="T2", name="cifar100_longtail100")
-    found = evidence.read(tmp_path)[0]
-    text = evidence_tables.markdown(found, evidence_tables.rows(found))
-    assert "38.3-39.9" in text
-    assert "to be read for orientation" in text
 
 
 # --- the door
