@@ -4,10 +4,12 @@ import json
 import re
 
 import pytest
+from rich.console import Console
 
 from configs import cifar_longtail, cifar_noisy, heads, presets
 from evidence import __main__ as evidence
-from evidence import entries, networks
+from evidence import entries, networks, scribe
+from evidence.scenarios import SCENARIOS
 from lpg_jax.training import settings
 
 BASE = {"train.learning_rate": 0.1, "train.weight_decay": 5e-4}
@@ -44,6 +46,25 @@ def test_a_network_waits_for_all_that_is_chosen_on_features(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         evidence.main(command)
     assert "nothing is chosen yet for gce; start" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_network_says_by_which_trials_of_the_head_it_was_chosen(monkeypatch, tmp_path):
+    """The number of trials is known also where only the chosen one is kept."""
+    trial = {"fields": BASE, "mean": 0.6, "ci95": 0.1, "n": 2, "chosen": True}
+    row = {"role": "baseline", "method": "gce", "fields": BASE, "trials": [trial], "tried": 18}
+    known = entries.of_kind("noisy", BASE, {"data.validation": 0.1})
+    rows = {label: row | {"title": label, "method": entry.method} for label, entry in known.items()}
+    home = tmp_path / "T2" / "cifar10_human"
+    home.mkdir(parents=True)
+    (home / "scenario.json").write_text(json.dumps({"base": BASE, "entries": rows}))
+    monkeypatch.setattr(scribe.Scribe, "train", lambda self, runs: [])
+    scenario = SCENARIOS["cifar10_human_resnet8"]
+    networks.run(scenario, tmp_path / "T3", tmp_path, "c", Console(quiet=True))
+    made = json.loads((tmp_path / "T3" / "scenario.json").read_text())["entries"]
+    *taken, (control, equal) = made.items()
+    assert [each["tried"] for _, each in taken] == [18, 18, 18]
+    assert [each["trials"] for _, each in taken] == [[trial]] * 3
+    assert (control[:6], equal["trials"], equal["tried"]) == ("equal-", [], 0)
 
 
 def test_what_is_recommended_is_a_config(monkeypatch, tmp_path):
