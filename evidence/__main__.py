@@ -19,7 +19,8 @@ and so on). For each scenario:
    with right labels there; mean over three (T2: two) seeds, each another part;
 3. what is chosen is trained on seeds 0 to 9, each another subset, noise, initialisation and data order (whatever of
    these the problem has), the same for every method, and tested on the test set. Every run of this is one of
-   `launch.py`, to the bit.
+   `launch.py`, to the bit. Trials, and the runs of a study of one number, are trained as populations, which round
+   otherwise: those are repeated by a sweep of the same values, not by a run alone.
 
 T3 trains a ResNet-8 on the images with what T2 chose (`networks.py`); where the images lie is TFDS_DATA_DIR's to say.
 Its convolutions sum in another order on another number of cores: to repeat one of its rows to the bit, take as many.

@@ -12,6 +12,8 @@ the others. "rare over frequent" is log2 of the mean over the rarer half of the 
 | sam | its relative change by SAM (rho 0.05), rare over frequent |
 | clip | likewise by clipping the gradient of each class by itself to norm 1: of a whole batch it scales all alike |
 | noise | share of the squared change by gradient noise that is one vector, the same for all classes |
+| noise_change | the relative change by gradient noise, rare over frequent |
+| sam_length, clip_length | the change itself: relative change times the norm of `gradient`, rare over frequent |
 """
 
 from collections.abc import Sequence
@@ -38,7 +40,7 @@ def of_seed(model: Model, seed: int) -> dict[str, float]:
         norms, counts = _norms(model, params), model.trained.facts.class_counts
         found[f"gradient_{at}"] = rare_over_frequent(norms, counts)
         found[f"contribution_{at}"] = rare_over_frequent(norms * counts, counts)
-        for name, value in _changes(model, params, seed).items():
+        for name, value in _changes(model, params, seed, norms).items():
             found[f"{name}_{at}"] = value
     return found
 
@@ -80,13 +82,15 @@ def _norms(model: Model, params: Any) -> np.ndarray:
     return np.array(found)
 
 
-def _changes(model: Model, params: Any, seed: int) -> dict[str, float]:
+def _changes(model: Model, params: Any, seed: int, norms: np.ndarray) -> dict[str, float]:
     counts = model.trained.facts.class_counts
     stream = probe.draw_batches(model.trained, BATCHES, seed)[:BATCHES]  # the rest is for methods with a memory
     methods = analysis.standard_methods(counts, list(METHODS.values()))
     results = analysis.probe(lambda its, inputs: model.trained.apply(its, inputs)[0], params, stream, methods)
+    change = {name: np.nanmean(results[title].parameters.change, axis=0) for name, title in METHODS.items()}
     found = {"noise": float(np.mean(results[METHODS["noise"]].parameters.shared))}
+    found["noise_change"] = rare_over_frequent(change["noise"], counts)
     for name in ("sam", "clip"):
-        change = results[METHODS[name]].parameters.change
-        found[name] = rare_over_frequent(np.nanmean(change, axis=0), counts)
+        found[name] = rare_over_frequent(change[name], counts)
+        found[f"{name}_length"] = rare_over_frequent(change[name] * norms, counts)
     return found

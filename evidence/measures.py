@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import probe
-from evidence import class_gradients, feature_maps, propositions, wrong_labels
+from evidence import class_gradients, feature_maps, propositions, studies, wrong_labels
 from evidence.scenarios import Scenario
 from evidence.trained import Model, read
 from lpg_jax import analysis
@@ -22,7 +22,8 @@ from lpg_jax.report.evidence import MEASURES
 from lpg_jax.training import workdir
 
 MAPPED, MAPS = 2000, 3  # test examples whose features are measured, of so many seeds
-METHODS = {"ce": "ce", "lpl": "lpl", "lpg-decay": "lpg"}  # whose features are measured
+# whose features are measured: LPG also where nothing but LPG differs from cross-entropy
+METHODS = {"ce": "ce", "lpl": "lpl", "lpg-varied": "lpg", "lpg-decay": "lpg"}
 
 
 def measure(scenario: Scenario, home: Path, command: str) -> list[Path]:
@@ -44,6 +45,8 @@ def measure(scenario: Scenario, home: Path, command: str) -> list[Path]:
         raise ValueError(f"{scenario.name}: nothing is measured here; give a long tail or noise of T1 or T2")
     of_kind = _of_longtail if scenario.kind == "longtail" else _of_noise
     rows = {seed: of_kind(model_of, seed, scenario) for seed in scenario.seeds}
+    if scenario.kind == "longtail":
+        rows = {seed: row | _gap(home, seed) for seed, row in rows.items()}
     workdir.write_json(home / MEASURES, _content(rows, command))
     written = [home / MEASURES]
     return written if scenario.kind == "noisy" else [*written, *_maps(model_of, home, scenario.seeds), _probe(home)]
@@ -53,6 +56,15 @@ def _of_longtail(model_of: Callable[[str, str, int], Model], seed: int, scenario
     del scenario
     found = propositions.of_seed(model_of("lpg", "lpg", seed), model_of("lpg-mean", "lpg", seed), seed)
     return found | class_gradients.of_seed(model_of("ce", "ce", seed), seed)
+
+
+def _gap(home: Path, seed: int) -> dict[str, float]:
+    """Of the study of eps, where there is one."""
+    study, at = studies.EPSILON, home / "study" / studies.EPSILON.name
+    runs = [(value, at / f"{study.field}={value},seed={seed}") for value in study.values]
+    if not at.is_dir():
+        return {}
+    return {"gap_rank": propositions.gap_rank([(value, read(run, study.label)) for value, run in runs])}
 
 
 def _of_noise(model_of: Callable[[str, str, int], Model], seed: int, scenario: Scenario) -> dict[str, float]:

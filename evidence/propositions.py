@@ -1,27 +1,31 @@
 """Propositions 1 and 2 on trained heads.
 
-All at the parameters that "lpg" ended with, but lpl_unreached, which is of the perturbations of "lpg-mean", the reading
-that turns gradients, at those before its first step (_start) and after its last (_end).
+All at the parameters that "lpg" ended with, but the lpl_ ones, of the perturbations of "lpg-mean", the reading that
+turns gradients, at those before its first step (_start) and after its last (_end).
 
 | name | what |
 |---|---|
 | duality_order | slope of log ||d_exact - d_first|| over log ||delta||, for random logit shifts (Eq. 23: 2) |
 | duality_exact | relative error of the parameter gradient of LPG with d = softmax(z + delta) - softmax(z) for LPL's |
-| lpl_unreached | share of ||d||^2 that no shift of the example's logits reaches, of whatever size (probabilities > 0) |
-| lpl_unreached_by_class | to first order, where, as in LPL, all examples of a class share one shift |
+| lpl_unturned | mean over examples of 1 - cos^2 of h + d and the nearest gradient that a shift of its logits gives |
+| lpl_unreached_by_class | share of ||d||^2 out of reach, to first order, of shifts that a class shares, as LPL's |
 | bound_total | right side of Eq. 24 with the 0-1 loss, lambda 0, beta 0.05 |
 | bound_slack | bound_total minus the 0-1 loss on the test set, its classes weighted as in training |
+| gap_rank | Spearman's rank correlation over bounds eps, varied: eps, and that loss minus the one on the training set |
 
 The bound is for Gaussians of standard deviation 0.05 around the parameters at the start (the prior, in which no example
 has a part) and at the end (the posterior); losses are means over 50 draws from the latter.
 """
 
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from scipy import optimize, stats
 
 import lpg_jax
 from evidence.trained import Model
@@ -31,7 +35,6 @@ from lpg_jax.training import lpg_preset
 
 SIZES = (0.4, 0.2, 0.1, 0.05)  # of logit shifts
 STDDEV, BETA, DRAWS = 0.05, 0.05, 50
-TINY = 1e-30  # probability, stands for 0
 EXAMPLES = 1000  # of the training set, for the measures of single examples
 
 
@@ -69,8 +72,8 @@ def duality_exact(model: Model, inputs: jax.Array, labels: jax.Array, key: jax.A
     return (off / size) ** 0.5
 
 
-def lpl_unreached(model: Model, params: Any) -> tuple[float, float]:
-    """(by a shift of each example, by one for each class); see the module's table."""
+def lpl_differs(model: Model, params: Any) -> tuple[float, float]:
+    """(unturned, unreached by class); see the module's table."""
     inputs, labels = (array[:EXAMPLES] for array in model.train)
     logits, _ = model.trained.apply(params, inputs)
     made = lpg_preset.from_config(model.trained.config.lpg, model.trained.facts.class_counts)
@@ -79,13 +82,40 @@ def lpl_unreached(model: Model, params: Any) -> tuple[float, float]:
     rows = jax.grad(lambda z: jnp.sum(lpg_jax.losses.cross_entropy(z, labels)))(logits)
     edited: Any = tx.update(rows, tx.init(jnp.zeros(logits.shape[-1])), None, labels=labels, logits=logits)[0]
     change = np.asarray(edited - rows, np.float64)
-    with jax.enable_x64(True):  # probabilities of a saturated head underflow in float32
-        wide = jnp.asarray(np.asarray(logits), jnp.float64)
-        found = duality.nearest_shift(wide, jnp.asarray(change), floor=TINY)
-        alone = float(jnp.sum(jnp.square(found.common_mode)) + jnp.sum(jnp.square(found.outside)))
     _, residual = duality.shared_shift(np.asarray(logits), np.asarray(labels), change)
-    total = float(np.sum(change**2))
-    return alone / total, float(np.sum(residual**2)) / total
+    by_class = float(np.sum(residual**2) / np.sum(change**2))
+    return float(np.mean(unturned(np.asarray(edited), np.asarray(labels)))), by_class
+
+
+def unturned(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """[n] 1 - cos^2 of rows [n, C] and the nearest direction of the logit gradient of a shifted example; 0 for rows 0.
+
+    That gradient is q - e_y with a q of the simplex, so its directions are sums of e_j - e_y with weights >= 0.
+
+    >>> rows = np.array([[-3.0, 2.0, 1.0], [1.0, -1.0, 0.0], [-1.0, 2.0, -1.0]])
+    >>> unturned(rows, np.array([0, 0, 0])).round(4)
+    array([0.  , 1.  , 0.25])
+    """
+    found = np.zeros(len(rows))
+    for number, (row, label) in enumerate(zip(np.asarray(rows, np.float64), labels, strict=True)):
+        steps = np.delete(np.eye(len(row)), label, axis=0) - np.eye(len(row))[label]
+        size = np.linalg.norm(row)
+        if size > 0:
+            found[number] = (optimize.nnls(steps.T, row / size)[1]) ** 2
+    return found
+
+
+def _wrong(model: Model, params: Any) -> Callable[[tuple[jax.Array, jax.Array]], jax.Array]:
+    """The 0-1 loss on (inputs, labels), for classes as frequent as in training."""
+    counts = np.asarray(model.trained.facts.class_counts)
+
+    def loss(part: tuple[jax.Array, jax.Array]) -> jax.Array:
+        share = jnp.bincount(part[1], length=len(counts))
+        logits, _ = model.trained.apply(params, part[0])
+        weights = (counts / jnp.maximum(share, 1))[part[1]]
+        return jnp.average(jnp.argmax(logits, axis=-1) != part[1], weights=weights)
+
+    return loss
 
 
 def bound_of(model: Model, key: jax.Array) -> tuple[float, float]:
@@ -95,18 +125,23 @@ def bound_of(model: Model, key: jax.Array) -> tuple[float, float]:
     counts = np.asarray(model.trained.facts.class_counts)
 
     def risk(part: tuple[jax.Array, jax.Array], draw: jax.Array) -> jax.Array:
-        share = jnp.bincount(part[1], length=len(counts))
-        weights = (counts / jnp.maximum(share, 1))[part[1]]  # the bound is for classes as frequent as in training
-
         def wrong(params: Any) -> jax.Array:
-            logits, _ = model.trained.apply(params, part[0])
-            return jnp.average(jnp.argmax(logits, axis=-1) != part[1], weights=weights)
+            return _wrong(model, params)(part)
 
         return bound.gibbs_risk(wrong, model.trained.params, STDDEV, draw, DRAWS)
 
     kl = bound.gaussian_kl(model.trained.params, STDDEV, model.start, STDDEV)
     terms = bound.bound_terms(risk(model.train, first), kl, jnp.zeros(len(counts)), counts, lipschitz=0.0, beta=BETA)
     return float(terms.total), float(terms.total - risk(model.test, second))
+
+
+def gap_rank(varied: Sequence[tuple[float, Model]]) -> float:
+    """Of (eps, what was trained with it); see the module's table. NaN: all have the same gap."""
+    gaps = []
+    for _, model in varied:
+        wrong = _wrong(model, model.trained.params)
+        gaps.append(float(wrong(model.test) - wrong(model.train)))
+    return float(stats.spearmanr([epsilon for epsilon, _ in varied], gaps).statistic) if np.ptp(gaps) else math.nan
 
 
 def of_seed(model: Model, turned: Model, seed: int) -> dict[str, float]:
@@ -122,5 +157,5 @@ def of_seed(model: Model, turned: Model, seed: int) -> dict[str, float]:
         "bound_slack": slack,
     }
     for at, params in (("start", turned.start), ("end", turned.trained.params)):
-        found[f"lpl_unreached_{at}"], found[f"lpl_unreached_by_class_{at}"] = lpl_unreached(turned, params)
+        found[f"lpl_unturned_{at}"], found[f"lpl_unreached_by_class_{at}"] = lpl_differs(turned, params)
     return found

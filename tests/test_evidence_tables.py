@@ -58,6 +58,7 @@ def test_tables_hold_the_figures_in_the_order_of_the_roles(scenario, tmp_path):
     assert row["command"] == wording.run_command(scenario, "lpg", 0)
     assert {path.name for path in paths} == {f"T1-digits_longtail50.{s}" for s in ("md", "csv", "tex")} | {
         "runs.csv",
+        "trials.csv",
         "evidence.json",
     }
 

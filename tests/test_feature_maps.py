@@ -2,6 +2,7 @@
 
 import csv
 import doctest
+import itertools
 import math
 
 import numpy as np
@@ -47,6 +48,19 @@ def test_feature_numbers_are_those_of_plain_loops():
     assert found == pytest.approx(reference(values, labels, tail={2, 3}))
     scaled = feature_maps.measure(feature_maps.features_of(70 * values, labels), np.array(COUNTS))
     assert scaled == pytest.approx(found)
+
+
+def test_numbers_above_four_maps_leave_each_other_room(tmp_path):
+    make_scenario(tmp_path, "cifar10_longtail100", "longtail", with_features=("ce", "lpl", "lpg", "lpg-varied"))
+    (four,) = evidence.read(tmp_path)
+    with style.context():
+        figure = features.draw(four, features.feature_figures(four))
+        figure.draw_without_rendering()
+        words = [text.get_window_extent() for axes in figure.axes[:4] for text in axes.texts]
+        maps = [axes.get_window_extent() for axes in figure.axes[:4]]
+    assert len(words) == 4
+    assert all(word.x1 < after.x0 for word, after in itertools.pairwise(words))
+    assert min(each.width for each in maps) > 0.15 * figure.bbox.width
 
 
 def test_features_that_are_not_finite_are_not_measured():

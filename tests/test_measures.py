@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import optimize, special
 from tiny_config import tiny
 
 from evidence import class_gradients, measures, propositions, trained, wrong_labels
@@ -49,23 +50,41 @@ def test_duality(found):
     assert found["duality_exact"] < 1e-5
 
 
-def test_a_shift_of_each_example_reaches_more_than_one_shift_for_a_class(found):
+def test_along_its_own_gradient_nothing_turns_but_classes_do_not_share_a_shift(found):
     for at in ("start", "end"):
         assert found[f"lpl_unreached_by_class_{at}"] > 0.01
-        assert found[f"lpl_unreached_{at}"] < found[f"lpl_unreached_by_class_{at}"]
+        assert found[f"lpl_unturned_{at}"] < 1e-9
 
 
 def test_a_saturated_head_is_no_exception(model):
-    """In float32 its probabilities underflow, and softmax minus one-hot has a common mode by rounding, which LPG would
-    lengthen and no shift reaches; of learnt examples a shift of each reaches all."""
+    """In float32 its probabilities underflow, and softmax minus one-hot has a common mode by rounding."""
     heads = {name: 20 * leaf for name, leaf in model.trained.params["head"].items()}
     inputs, labels = (array[: propositions.EXAMPLES] for array in model.train)
     logits, _ = model.trained.apply(model.trained.params | {"head": heads}, inputs)
     learnt = np.asarray(jnp.argmax(logits, axis=-1) == labels)
     assert float(jnp.min(jax.nn.softmax(logits))) == 0
     only = model._replace(train=(inputs[learnt], labels[learnt]))
-    alone, _ = propositions.lpl_unreached(only, model.trained.params | {"head": heads})
-    assert alone < 1e-13
+    unturned, _ = propositions.lpl_differs(only, model.trained.params | {"head": heads})
+    assert unturned < 1e-9
+
+
+def test_gradients_of_shifted_examples_are_reached_and_no_direction_is_nearer():
+    rng = np.random.default_rng(0)
+    logits, shift, labels = rng.normal(size=(20, 5)), rng.normal(0, 3, (20, 5)), rng.integers(0, 5, 20)
+    onehot = np.eye(5)[labels]
+    shifted = special.softmax(logits + shift, axis=-1) - onehot
+    np.testing.assert_allclose(propositions.unturned(shifted, labels), 0, atol=1e-12)
+    rows = special.softmax(logits, axis=-1) - onehot - 0.5 * (np.full((20, 5), 0.2) - onehot)  # dampened too far
+    found = propositions.unturned(rows, labels)
+    for row, label, value in zip(rows, onehot, found, strict=True):
+
+        def cosine(z, row=row, label=label):
+            made = special.softmax(z) - label
+            return -row @ made / np.linalg.norm(row) / np.linalg.norm(made)
+
+        best = min(optimize.minimize(cosine, start).fun for start in 2 * rng.normal(size=(4, 5)))
+        assert value == pytest.approx(1 - max(-best, 0) ** 2, abs=5e-3)
+    assert np.ptp(found) > 0.01
 
 
 def test_the_bound(found, model):
@@ -78,6 +97,19 @@ def test_the_bound(found, model):
     risk = float(of_class @ counts / counts.sum())  # of classes as frequent as in training
     assert found["bound_total"] - found["bound_slack"] == pytest.approx(risk, abs=0.1)  # of parameters with noise
     assert abs(float(np.mean(wrong)) - risk) > 0.15
+
+
+def test_the_gap_between_training_and_test(model):
+    """Before training there is none; of right labels and of shifted ones it is 0 and most."""
+    before = model._replace(trained=model.trained._replace(params=model.start))
+    inputs, _ = model.train
+    logits, _ = model.trained.apply(model.trained.params, inputs)
+    found = jnp.argmax(logits, axis=-1)
+    own, other = (model._replace(train=(inputs, found), test=(inputs, it)) for it in (found, found + 1))
+    assert propositions.gap_rank([(0.1, own), (0.2, other)]) == pytest.approx(1)
+    assert propositions.gap_rank([(0.1, other), (0.2, own)]) == pytest.approx(-1)
+    assert propositions.gap_rank([(0.1, before), (0.2, model), (0.3, other)]) == pytest.approx(1)
+    assert np.isnan(propositions.gap_rank([(0.1, own), (0.2, own)]))
 
 
 # --- gradients of classes
@@ -106,7 +138,9 @@ def test_gradients_of_rare_classes_against_those_of_frequent_ones(model, monkeyp
     assert found["noise_end"] == pytest.approx(1, abs=1e-3)  # one vector for all classes
     assert found["contribution_start"] < found["gradient_start"] - 1  # rare classes have few examples
     assert found["gradient_end"] > found["gradient_start"] + 1  # frequent classes are learnt, rare ones are not
-    names = ("gradient", "contribution", *class_gradients.METHODS)
+    names = ("gradient", "contribution", *class_gradients.METHODS, "noise_change", "sam_length", "clip_length")
+    for at in ("start", "end"):  # clipped to one norm, the longer gradients are changed more
+        assert np.sign(found[f"clip_length_{at}"]) == np.sign(found[f"gradient_{at}"])
     assert found.keys() == {f"{name}_{at}" for name in names for at in ("start", "end")}
 
 

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shlex
+import shutil
 import warnings
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from configs import heads, presets
 from evidence import chosen, entries, studies
 from evidence.scenarios import SCENARIOS
-from lpg_jax.report import archive
+from lpg_jax.report import advice, archive, evidence_tables, ledger
 from lpg_jax.report.claims import CLAIMS, Measure
 from lpg_jax.report.intervals import Estimate
 from lpg_jax.report.wording import plus_minus
@@ -106,6 +107,18 @@ def test_what_is_kept_of_runs_is_whole():
                 assert {"memorised_lpg", "beyond_right_lpg"} <= found.measures.keys()
 
 
+def test_the_report_is_that_of_what_is_kept(tmp_path):
+    """To the byte, but for the figures, and the numbers that are written with them."""
+    shutil.copytree(RESULTS / "cost", tmp_path / "cost")  # which the ledger reads
+    with archive.unpacked(RESULTS) as kept:
+        written = [*evidence_tables.save(kept, tmp_path), *ledger.save(kept, tmp_path), *advice.save(kept, tmp_path)]
+    names = {path.relative_to(tmp_path) for path in written}
+    others = {RESULTS / "tables" / "features.csv"}
+    committed = {*RESULTS.glob("*.*"), *RESULTS.glob("tables/*")} - others
+    assert names == {path.relative_to(RESULTS) for path in committed}
+    assert not [name for name in names if (tmp_path / name).read_bytes() != (RESULTS / name).read_bytes()]
+
+
 def test_every_measure_of_a_claim_is_there():
     measured = {row["measure"] for row in read_csv(RESULTS / "measures.csv")}
     wanted = {test.name for claim in CLAIMS for test in claim.tests if isinstance(test, Measure)}
@@ -123,7 +136,7 @@ def test_every_interval_in_a_sentence_of_readme_is_one_of_the_results():
     for rows in TABLES.values():
         pairs += [(row[name], row[f"{name} ci95"]) for row in rows for name in ("minus_ce", "minus_best_baseline")]
     known = {plus_minus(Estimate(float(mean), float(half), 2), digits=2, sign=True) for mean, half in pairs if mean}
-    text = " ".join(line for line in evidence_section().splitlines() if not line.startswith("|"))
+    text = " ".join(" ".join(line for line in evidence_section().splitlines() if not line.startswith("|")).split())
     found = re.findall(r"[+−]?\d+\.\d+ ± \d+\.\d+", text)
     assert found
     assert not [each for each in found if each not in known]

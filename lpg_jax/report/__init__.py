@@ -86,6 +86,7 @@ def evidence_report(runs: str | Path | None, out: str | Path) -> list[Path]:
     | runs/TIER-SCENARIO.tar.xz | what the rest is made of: plan, choices, final figures of every run, by class |
     | tables/TIER-SCENARIO.md, .csv, .tex | every entry with mean and 95 % interval, and its paired differences |
     | runs.csv, studies.csv, measures.csv | one line per run; per run of a study; per measured number |
+    | trials.csv | one line per setting that was tried and is known, with its score on what was held out |
     | evidence.json | where everything comes from |
     | claims.md, claims.csv | every claim of the paper: comparisons, intervals, verdict; what failed; what to use |
     | claims_by_seed.csv | the values behind the intervals |

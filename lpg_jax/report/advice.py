@@ -106,8 +106,10 @@ def section(scenarios: Sequence[Scenario]) -> list[str]:
         "Entries and settings are chosen by balanced accuracy on held-out training data; gains over cross-entropy "
         "(− ce) are on the test part, in points, mean ± 95 % half-width, paired over n seeds. LPG alone is the best "
         'reading of the paper\'s; "with LPG" may be a combination, a split of ours or signs reversed. LPG helps where '
-        "that is above the best baseline (the chosen one, and the one that is best on the test part), and above ce at "
-        "another learning rate. Entries that are told more than others are no choice.",
+        "that is above the best baseline (the chosen one, and the one that is best on the test part), and above ce "
+        "with a learning rate chosen again (ce-lr, perhaps the same one). A combination has no control of its own "
+        "kind, such as random classes, or another step size, beside its first part. Entries that are told more than "
+        "others are no choice.",
         "",
         "| scenario | best baseline, − ce | LPG alone, − ce | with LPG, − ce | − best baseline | LPG helps | n |",
         "|" + " --- |" * 7,

@@ -114,11 +114,17 @@ def verdict(findings: Sequence[Finding], universal: bool = False) -> str:
 
 
 def findings(claim: Claim, sources: Sources) -> list[Finding]:
-    """Every comparison of a claim for which there are runs; those without an interval (n < 2) are left out."""
-    found = [
-        finding._replace(test=number) for number, test in enumerate(claim.tests) for finding in _of_test(test, sources)
-    ]
-    return [finding for finding in found if math.isfinite(finding.mean) and math.isfinite(finding.high - finding.low)]
+    """Every comparison of a claim for which there are runs; those without an interval (n < 2) are left out.
+
+    Two with the same value for every seed are of the same runs (entries for which the same was chosen), and count once.
+    """
+    found: dict[object, Finding] = {}
+    for number, test in enumerate(claim.tests):
+        for finding in _of_test(test, sources):
+            if math.isfinite(finding.mean) and math.isfinite(finding.high - finding.low):
+                same = (finding.scenario, tuple(finding.values.items())) if finding.values else (number, finding.what)
+                found.setdefault(same, finding._replace(test=number))
+    return list(found.values())
 
 
 def _of_test(test: Test, sources: Sources) -> Iterable[Finding]:

@@ -83,6 +83,7 @@ def save(scenarios: Sequence[Scenario], out: Path) -> list[Path]:
     | tables/*.csv | the same in fractions and all scores, chosen fields, trials, and the command of the first run |
     | runs.csv | a row per run: figures, seconds; its command is that of its entry in tables/*.csv with another seed |
     | studies.csv | a row per run of a study: its field, the value, figures |
+    | trials.csv | a row per setting that was tried, as far as that is known: fields, score on what was held out |
     | measures.csv | a row per seed of what was measured on trained heads |
     | evidence.json | per scenario: command, revision, versions, machine, seeds, runs that are there, runs that failed |
     """
@@ -95,7 +96,9 @@ def save(scenarios: Sequence[Scenario], out: Path) -> list[Path]:
             path.write_text(write(scenario, made), encoding="utf-8")
             paths.append(path)
         paths += _write_csv(out / "tables" / f"{stem}.csv", _table_lines(scenario, made))
-    for name, lines in (("runs", _run_lines), ("studies", _study_lines), ("measures", _measure_lines)):
+    for name, lines in (
+        ("runs", _run_lines), ("studies", _study_lines), ("measures", _measure_lines), ("trials", _trial_lines)
+    ):  # fmt: skip
         paths += _write_csv(out / f"{name}.csv", lines(scenarios))
     paths.append(out / "evidence.json")
     paths[-1].write_text(json.dumps(_origin(scenarios), indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -259,6 +262,18 @@ def _measure_lines(scenarios: Sequence[Scenario]) -> list[dict[str, Any]]:
         for scenario in scenarios
         for name, measure in scenario.measures.items()
         for seed, value in measure.values.items()
+    ]  # fmt: skip
+
+
+def _trial_lines(scenarios: Sequence[Scenario]) -> list[dict[str, Any]]:
+    return [
+        {"tier": scenario.tier, "scenario": scenario.name, "label": label, "trials": entry.tried,
+         "fields": json.dumps(trial.fields, sort_keys=True), "n": trial.n, "chosen": int(trial.chosen),
+         **_numbers("held_out", Estimate(trial.mean, trial.half, trial.n))}
+        for scenario in scenarios
+        if scenario.tier != "T3"  # whose trials are those of T2
+        for label, entry in scenario.entries.items()
+        for trial in entry.trials
     ]  # fmt: skip
 
 

@@ -28,7 +28,9 @@ A claim is **supported** if all its comparisons are `+`, **contradicted** if hal
 contradicted, too, if one of them is above on every scenario, of two or more (this part of the rule came after first
 results). A claim is tested on every scenario of its kind that has runs, or measurements on them. With two comparisons
 one `-` and one `0` are enough for "contradicted". Intervals are *not* adjusted for the number of comparisons: of twenty
-with no difference behind them, one will exclude zero by chance. An interval speaks of other seeds (subset, noise,
+with no difference behind them, one will exclude zero by chance; and claims share runs (one about all baselines has the
+comparisons of those about LPL and SAM), so that their number is not that of independent tests. Two comparisons of a
+claim that are of the same runs count once. An interval speaks of other seeds (subset, noise,
 initialisation, order), not of other test images: those are the same in every run. "No difference" and "marginal" mean
 less than {100 * POINT:g} point of accuracy. "Implied" are statements without which the claim before them would be
 empty. Where the paper says "LPG" without more, it is the reading of it that does best on held-out training data, of six

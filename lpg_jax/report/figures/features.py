@@ -37,6 +37,7 @@ MAP_COLUMNS = ("label", "seed", "map", "class", "x", "y")
 MAP_NAMES = ("t-SNE", "PCA")
 _TOLD = ("silhouette", "intra", "inter")  # above a map
 _FEW = 10  # classes in a map: with more, the most and the least frequent ones
+_WIDE = 3  # columns in which a line of words has room
 _SHAPES = ("o", "s", "^", "D", "v")
 _Kind = TypeVar("_Kind", int, float)
 _MEASURE = "start `python -m evidence measure` for this scenario again"
@@ -171,19 +172,19 @@ def draw(scenario: Scenario, figures: dict[str, dict[str, Estimate]]) -> Figure 
     title = f"{scenario.title} ({scenario.tier}): test features"
     style.frame(figure, title, caption, _handles(shown, counts), columns=5)
     every = figure.subplots(2, len(labels), squeeze=False)
+    rare = ", rare " if len(labels) <= _WIDE else "\n    rare "
     for column, label in zip(every.T, labels, strict=True):
-        title = "\n".join(textwrap.wrap(marks.title_of(scenario, label), 34))
-        column[0].set_title(title, fontsize=8.5, pad=38)
-        column[0].text(0, 1.01, _words(figures[label]), transform=column[0].transAxes, va="bottom", fontsize=7.5)
+        title = "\n".join(textwrap.wrap(marks.title_of(scenario, label), 102 // len(labels)))
+        words = "\n".join(
+            f"{key}: {_pm(figures[label][key])}{rare}{_pm(figures[label][f'{key}_tail'])}" for key in _TOLD
+        )
+        column[0].set_title(title, fontsize=8.5, pad=8 + 10 * len(words.splitlines()))
+        column[0].text(0, 1.01, words, transform=column[0].transAxes, va="bottom", fontsize=7.5)
         for axes, name in zip(column, MAP_NAMES, strict=True):
             _scatter(axes, maps[label][name].places, maps[label][name].labels, shown)
             axes.set_xlabel(f"{name} 1")
             axes.set_ylabel(f"{name} 2")
     return figure
-
-
-def _words(found: dict[str, Estimate]) -> str:
-    return "\n".join(f"{key}: {_pm(found[key])}, rare {_pm(found[f'{key}_tail'])}" for key in _TOLD)
 
 
 def _pm(value: Estimate) -> str:

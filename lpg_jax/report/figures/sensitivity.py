@@ -52,7 +52,7 @@ def draw(scenario: Scenario) -> Figure | None:
     caption = (
         f"{scenario.scale}. {seeds.capitalize()}; bands and bars: 95 % interval over seeds (Student's t). "
         "Dashed, grey: cross-entropy. Dash-dotted: the closed form along the class mean, with its own bound. Dotted: "
-        "the value chosen on held-out data for the main table."
+        "the value of the main table, by held-out data; tau and T are not tuned."
     )
     style.frame(figure, f"{scenario.title} ({scenario.tier}): sensitivity", caption)
     every = figure.subplots(lines, columns, squeeze=False, sharey=True)
