@@ -30,6 +30,8 @@ class Chosen(NamedTuple):
 def read(results: Path, scenario: Scenario, only: Collection[str] = ()) -> Chosen:
     """Reads RESULTS/tables/TIER-NAME.csv and RESULTS/evidence.json, which `python -m lpg_jax.report` writes.
 
+    An entry for which nothing is chosen (a control) need not be there: it keeps what it inherits.
+
     Args:
       results: directory of a report.
       scenario: of T1 or T2.
@@ -44,7 +46,7 @@ def read(results: Path, scenario: Scenario, only: Collection[str] = ()) -> Chose
         with path.open(newline="", encoding="utf-8") as file:
             rows = {row["label"]: row for row in csv.DictReader(file)}
         wanted = of_kind(scenario.kind, base, scenario.held_out)
-        labels = only or wanted
+        labels = [label for label in only or wanted if label in rows or _is_chosen(wanted[label])]
         if missing := [label for label in labels if label not in rows]:
             raise ValueError(f"has no {missing[0]}")
         return Chosen(base, {label: _choice(rows[label], base, wanted[label]) for label in labels})
@@ -55,6 +57,11 @@ def read(results: Path, scenario: Scenario, only: Collection[str] = ()) -> Chose
         raise ValueError(
             f"{path}, {origin.name}: no choice for {scenario.name} ({error}); leave --chosen out to tune it"
         ) from error
+
+
+def _is_chosen(entry: Entry) -> bool:
+    """Whether it is not enough to know what was chosen for those it inherits from."""
+    return bool(entry.trials or entry.among)
 
 
 def _choice(row: dict[str, str], base: Fields, entry: Entry) -> Choice:

@@ -2,7 +2,8 @@
 
 Every method tries six values of its own, as LPG does of its eps, and more while the best is the last tried; each with
 three weight decays or more (`plan.wider`), at the learning rate that is chosen for cross-entropy before.
-A combination keeps what was chosen for its first part and tries LPG's eps in the same way. "equal-lpg" and "scaled-ce"
+A combination keeps what was chosen for its first part and tries LPG's eps in the same way; its control, LPG on random
+classes beside that part, keeps all of it. "equal-lpg" and "scaled-ce"
 keep the options of "lpg": what they change is what they control for. "lpg-decay", "random-decay" and "opposite-decay"
 show what LPG does to classes where nothing else differs from cross-entropy; their eps is the best at its weight decay.
 """
@@ -45,6 +46,7 @@ SLOPES = {  # eps = slope x margin; margins of frequency are about 0.3, of accur
 }
 SMALL = one("lpg.epsilon", 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # beside another method
 RADII = one("descent.sam.rho", 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+SEEDED = ("operators.random_lpg.key",)
 FACTORS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)  # of the learning rate
 
 
@@ -117,10 +119,9 @@ def _by_example(label: str, amplified: str) -> Entry:
 def _controls(text: str, fixed: Fields) -> list[Entry]:
     """Signs reversed, other classes, and the two halves of what LPG does: directions and step size."""
     reverse, random = {**fixed, "lpg.opposite": True}, "LPG, the same margins on random classes"
-    seeded = ("operators.random_lpg.key",)
     made = [
         Entry("lpg-opposite", f"LPG by {text}, signs reversed", CONTROL, "lpg", EPSILONS, reverse),
-        Entry("random-lpg", random, CONTROL, "random_lpg", EPSILONS, fixed, seeded=seeded),
+        Entry("random-lpg", random, CONTROL, "random_lpg", EPSILONS, fixed, seeded=SEEDED),
     ]
     halves = {
         "equal-lpg": ("LPG at the gradient norm of cross-entropy", "equal_lpg"),
@@ -132,11 +133,16 @@ def _controls(text: str, fixed: Fields) -> list[Entry]:
 
 
 def _with_lpg(bases: Iterable[Entry], fixed: Fields, trials: tuple[Fields, ...] = SMALL) -> list[Entry]:
-    def beside(base: Entry) -> Entry:
-        title, method = f"{base.title} + LPG", f"{base.method}+lpg"
-        return Entry(f"{base.label}+lpg", title, COMBINATION, method, trials, fixed, inherits=(base.label,))
-
-    return [beside(base) for base in bases]
+    """Each with LPG beside it, and its control: the same margins, at the same settings, on random classes."""
+    made = []
+    for base in bases:
+        title, label = f"{base.title} + LPG", f"{base.label}+lpg"
+        made += [
+            Entry(label, title, COMBINATION, f"{base.method}+lpg", trials, fixed, inherits=(base.label,)),
+            Entry(f"{base.label}+random-lpg", f"{title} on random classes", CONTROL, f"{base.method}+random_lpg",
+                  fixed=fixed, inherits=(label,), seeded=SEEDED),
+        ]  # fmt: skip
+    return made
 
 
 def _also(split: str, text: str, *labels: str) -> list[Entry]:

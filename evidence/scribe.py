@@ -94,7 +94,7 @@ class Scribe:
 
     def choose(self, entry: entries.Entry, base: entries.Fields) -> Choice:
         """The fields of an entry, by which trials they were chosen, and how many there were."""
-        if self.chosen:
+        if self.chosen and entry.label in self.chosen.entries:
             return self.chosen.entries[entry.label]
         if missing := [label for label in entry.inherits if label not in self.fields]:
             raise ValueError(

@@ -1,5 +1,6 @@
 """Tables are trained again with the settings in them; what was not chosen, or differs, is named."""
 
+import csv
 import json
 import re
 
@@ -72,3 +73,34 @@ def test_the_best_of_trials_that_are_not_known_is_not_guessed(tmp_path):
     book = scribe.Scribe(scenario, tmp_path, "c", Console(quiet=True), keep=True)
     with pytest.raises(ValueError, match=r"lpg-decay: is the best of the trials of lpg, .* give --chosen again"):
         book.choose(entries.of_kind("balanced", BASE, {"data.validation": 0.1})["lpg-decay"], BASE)
+
+
+@pytest.mark.parametrize("kind", entries.ENTRIES)
+def test_a_control_that_the_table_lacks_keeps_what_it_inherits(tmp_path, monkeypatch, kind):
+    """LPG on random classes beside another method: nothing is chosen for it, so it is trained all the same."""
+    held_out = {"data.validation": 0.1}
+    scenario = next(each for each in SCENARIOS.values() if each.kind == kind)._replace(held_out=held_out)
+    wanted = entries.of_kind(kind, BASE, held_out)
+    rows = [label for label in wanted if "+random-lpg" not in label]
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "evidence.json").write_text(json.dumps({f"{scenario.tier}/{scenario.name}": {"base": BASE}}))
+    with (tmp_path / "tables" / f"{scenario.tier}-{scenario.name}.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["tier", "label", "fields", "held_out", "held_out ci95", "trials"])
+        for number, label in enumerate(rows):
+            own = dict(*wanted[label].trials[:1])
+            fields = {**BASE, **own, **wanted[label].fixed, "train.weight_decay": float(number)}
+            writer.writerow(["T1", label, json.dumps(fields), 0.9, 0.01, 6])
+    found = chosen.read(tmp_path, scenario)
+    assert found.entries.keys() == set(rows)
+    monkeypatch.setattr(scribe.Scribe, "train", lambda self, runs: [])
+    scribe.run(scenario, tmp_path / "home", "c", Console(quiet=True), (), found)
+    made = json.loads((tmp_path / "home" / "scenario.json").read_text())["entries"]
+    assert made.keys() == wanted.keys()
+    controls = [label for label in made if "+random-lpg" in label]
+    assert len(controls) == 3
+    for label in controls:
+        combined = made[label.replace("+random-lpg", "+lpg")]
+        assert made[label]["fields"] == combined["fields"]
+        assert made[label]["method"] == combined["method"].replace("+lpg", "+random_lpg")
+        assert (made[label]["seeded"], made[label]["trials"]) == (["operators.random_lpg.key"], [])

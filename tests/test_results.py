@@ -97,7 +97,8 @@ def test_what_is_kept_of_runs_is_whole():
         for found in kept:
             scenario = SCENARIOS[found.name]
             if scenario.tier != "T3":
-                assert found.entries.keys() == entries.of_kind(found.kind, found.base, scenario.held_out).keys()
+                wanted = entries.of_kind(found.kind, found.base, scenario.held_out)
+                assert found.entries.keys() == {label for label in wanted if "+random-lpg" not in label}
             short = [label for label, by_seed in found.results.items() if len(by_seed) < SEEDS[found.tier]]
             assert not short, found.name
             assert found.studies.keys() == {study.name for study in studies.of_scenario(scenario)}
