@@ -146,8 +146,8 @@ def recommended(scenario: str) -> Preset:
     found = known[scenario]
     if not found.get("helps", True):
         others = {"over_ce": "ce", "over_baseline": found["baseline"], "over_strongest": found["strongest"]}
-        others["over_rate"] = "ce at another learning rate"
-        gains = [f"{_gain(found[key])} from {name}" for key, name in others.items() if name]
+        others |= {"over_rate": "ce with a learning rate chosen again", "over_random": "LPG on random classes"}
+        gains = [f"{_gain(found[key])} from {name}" for key, name in others.items() if name and key in found]
         text = f"{scenario}: in points {found['label']} differs by {', by '.join(gains)}; LPG is not what helps here"
         warnings.warn(text, stacklevel=3)
     return found["config"]

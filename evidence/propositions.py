@@ -141,7 +141,10 @@ def gap_rank(varied: Sequence[tuple[float, Model]]) -> float:
     for _, model in varied:
         wrong = _wrong(model, model.trained.params)
         gaps.append(float(wrong(model.test) - wrong(model.train)))
-    return float(stats.spearmanr([epsilon for epsilon, _ in varied], gaps).statistic) if np.ptp(gaps) else math.nan
+    if np.ptp(gaps) == 0:
+        return math.nan
+    found: Any = stats.spearmanr([epsilon for epsilon, _ in varied], gaps)
+    return float(found.statistic)
 
 
 def of_seed(model: Model, turned: Model, seed: int) -> dict[str, float]:

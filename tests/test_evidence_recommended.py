@@ -87,6 +87,7 @@ def test_what_is_recommended_says_where_it_gains_nothing(monkeypatch, tmp_path):
         "over_baseline": (0.2, 0.1),
         "over_strongest": (-0.02, 0.1),
         "over_rate": (0.1, None),
+        "over_random": (0.03, 0.02),
     }
     gains = {name: {"mean": mean, "ci95": half, "n": 10} for name, (mean, half) in given.items()}
     row = {"config": {"method": "mixup+lpg"}, "label": "mixup+lpg", "baseline": "mixup", "strongest": "sam", **gains}
@@ -94,7 +95,8 @@ def test_what_is_recommended_says_where_it_gains_nothing(monkeypatch, tmp_path):
     presets.RECOMMENDED.write_text(json.dumps({"digits_balanced": {**row, "helps": False}}))
     text = (
         "digits_balanced: in points mixup+lpg differs by +0.50 +- 0.15 (n = 10) from ce, by +0.20 +- 0.10 (n = 10) "
-        "from mixup, by -0.02 +- 0.10 (n = 10) from sam, by an unknown number from ce at another learning rate; LPG is"
+        "from mixup, by -0.02 +- 0.10 (n = 10) from sam, by an unknown number from ce with a learning rate chosen "
+        "again, by +0.03 +- 0.02 (n = 10) from LPG on random classes; LPG is"
     )
     with pytest.warns(UserWarning, match=re.escape(text)):
         heads.get_config("recommended,digits,balanced")

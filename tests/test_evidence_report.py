@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from given_runs import CE, LPG, entry_of, write_runs, write_scenario
+from given_runs import CE, LA, LPG, entry_of, write_runs, write_scenario
 from scipy import stats
 
 from lpg_jax import report
@@ -197,8 +197,8 @@ def gap(mean, half):
             "LPG helps: `lpg` (lpg.epsilon=0.1, lpg.split=frequency) differs by +3.00 ± 0.50 points (n = 10) ",
         ),
         (0.02, math.nan, "from ce and by +2.00 ± 1.00 points (n = 10) from the best baseline"),
-        (0.02, 0.005, "LPG does not help here beyond another learning rate"),
-        (0.02, -0.02, "but by −2.00 ± 1.00 points (n = 10) from ce at another learning rate (`ce-lr`)."),
+        (0.02, 0.005, "LPG does not help here beyond a learning rate chosen again"),
+        (0.02, -0.02, "but by −2.00 ± 1.00 points (n = 10) from ce with a learning rate chosen again (`ce-lr`)."),
         (-0.02, 0.02, "from the best baseline, `la`, which is better"),
         (0.005, 0.02, "LPG does not help here beyond the best baseline: its best form"),
         (0.005, -0.02, "an interval that covers zero"),
@@ -217,6 +217,25 @@ def test_a_baseline_that_was_not_chosen_but_is_as_good_counts(scenario):
     gaps = {"lpg_over_baseline": gap(0.02, 0.01), "lpg_over_rate": gap(0.02, 0.01)}
     assert not found._replace(**gaps).helps
     assert "but by −10.25 ± " in advice.sentence(found._replace(**gaps))
+
+
+def test_what_helps_is_better_than_the_same_on_random_classes(tmp_path):
+    entries = {
+        "ce": entry_of(CE, held_out=0.7),
+        "la": entry_of(LA, held_out=0.8),
+        "la+lpg": entry_of([v + 0.02 + 0.001 * v for v in LA], "combination", 0.9),
+        "la+random-lpg": entry_of([v + 0.01 for v in LA], "control"),
+        "random-lpg": entry_of([v + 0.1 for v in LA], "control"),  # is for LPG by itself
+    }
+    write_scenario(tmp_path / "a", entries)
+    found = advice.advise(evidence.read(tmp_path / "a")[0])
+    assert found.lpg_over_random.mean == pytest.approx(0.01 + 0.001 * np.mean(LA))
+    assert found.helps
+    entries["la+random-lpg"] = entry_of([v + 0.03 for v in LA], "control")
+    write_scenario(tmp_path / "b", entries)
+    found = advice.advise(evidence.read(tmp_path / "b")[0])
+    assert not found.helps
+    assert "LPG does not help here beyond random classes" in advice.sentence(found)
 
 
 def test_what_is_recommended_has_lpg_in_it_and_says_what_it_gains(runs, scenario, tmp_path):

@@ -282,6 +282,11 @@ CLAIMS: tuple[Claim, ...] = (
           "LA, IR 100: C10 77.7-80.9, C100 42.0-44.1"),
     Claim("4.5, Fig. 4a", "LPL + LPG outperforms LPL.", (versus("lpl+lpg", "lpl"),)),
     Claim("4.5, Fig. 4a", "SAM + LPG outperforms SAM.", (versus("sam+lpg", "sam"),)),
+    Claim("4.5, implied", "Beside another method, too, it matters which classes LPG amplifies.",
+          tuple(versus(f"{label}+lpg", f"{label}+random-lpg", *kinds)
+                for label, *kinds in (("la", "longtail"), ("gce", "noisy"), ("mixup", "balanced"), ("lpl",), ("sam",))),
+          note="X + LPG against X + LPG on random classes, at the settings of the former, which were chosen for it.",
+          changed="Added last."),
     Claim("4.5, Fig. 4b", "The gains of LPL and LPG add up.",
           (versus("lpl+lpg", "lpl", "longtail"), versus("lpl+lpg", "lpg", "longtail"),
            Contrast((Term(1, "lpl+lpg"), Term(1, "ce"), Term(-1, "lpl"), Term(-1, "lpg")), ("longtail",), WITHIN)),
