@@ -178,6 +178,20 @@ def test_amplified_classes_against_the_same_classes_of_plain_training(tmp_path):
     assert (amplified.sign, dampened.sign) == ("+", "+")
 
 
+def test_comparisons_of_the_same_runs_count_once(tmp_path):
+    """Where the same was chosen for two entries."""
+    entries = {"ce": entry_of(CE), "lpg": entry_of(LPG, "lpg", 0.7), "lpg-decay": entry_of(LPG, "control")}
+    write_scenario(tmp_path, entries)
+    sources = evaluation.read_sources(evidence.read(tmp_path), tmp_path)
+    tests = tuple(claims.versus(label, "ce", "longtail") for label in ("lpg", "@lpg", "lpg-decay"))
+    found = evaluation.findings(Claim("", "", tests), sources)
+    assert [(each.what, each.test) for each in found] == [("lpg − ce, balanced", 0)]
+    entries["lpg-decay"] = entry_of([*LPG[:-1], LPG[-1] + 0.01], "control")
+    write_scenario(tmp_path / "other", entries)
+    sources = evaluation.read_sources(evidence.read(tmp_path / "other"), tmp_path)
+    assert [each.test for each in evaluation.findings(Claim("", "", tests), sources)] == [0, 2]
+
+
 def test_one_seed_is_no_test(tmp_path):
     write_scenario(tmp_path, {"ce": entry_of((0.5,)), "lpg": entry_of((0.7,), "lpg")})
     assert found_in(tmp_path, VERSUS) == []

@@ -63,6 +63,17 @@ def test_tables_hold_the_figures_in_the_order_of_the_roles(scenario, tmp_path):
     }
 
 
+def test_what_was_tried_is_written_with_its_score(scenario, tmp_path):
+    evidence_tables.save([scenario], tmp_path / "out")
+    rows = read_csv(tmp_path / "out" / "trials.csv")
+    assert {row["label"] for row in rows} == {
+        label for label, entry in scenario.entries.items() if entry.trials
+    }  # "random-lpg" has none
+    la = [row for row in rows if row["label"] == "la"]
+    assert [(float(row["held_out"]), row["chosen"], row["n"]) for row in la] == [(0.59, "0", "3"), (0.79, "1", "3")]
+    assert {row["trials"] for row in la} == {"2"}
+
+
 def test_markdown_says_what_a_reader_must_know(scenario):
     text = evidence_tables.markdown(scenario, evidence_tables.rows(scenario))
     half = 100 * stats.t.ppf(0.975, 3) * np.std(LPG, ddof=1) / 2

@@ -172,9 +172,9 @@ CLAIMS: tuple[Claim, ...] = (
           note="1 - cos^2 of the gradient of LPG along the class mean and the nearest direction that a shift of the "
           "example's logits, of whatever size, gives its gradient; mean over examples; claimed is more than 1 %. To "
           "first order shifts reach every zero-sum d, by algebra, though the paper argues from that order (the Hessian "
-          "is positive semi-definite); out of reach is only a gradient that would lower the logit of a class of which "
-          "the example is not, where dampening goes too far. Along each example's own gradient, our default, nothing "
-          "turns.", changed="One claim with the last, and of the size of d, too. " + _TURNS),
+          "is positive semi-definite); out of reach is only a gradient by which a step raises the logit of a class "
+          "that the example is not of, where dampening goes too far. Along each example's own gradient, our default, "
+          "nothing turns.", changed="One claim with the last, and of the size of d, too. " + _TURNS),
     Claim("3.8, Prop. 2", "The PAC-Bayesian bound holds for LPG (and, implied, says something: it is below 1).",
           (Measure("bound_slack", ABOVE), Measure("bound_total", (-math.inf, 1.0))),
           note="bound_slack: right side of Eq. 24 minus the test error, at a prior that does not depend on the data; "

@@ -122,8 +122,8 @@ def findings(claim: Claim, sources: Sources) -> list[Finding]:
     for number, test in enumerate(claim.tests):
         for finding in _of_test(test, sources):
             if math.isfinite(finding.mean) and math.isfinite(finding.high - finding.low):
-                same = (finding.scenario, tuple(finding.values.items())) if finding.values else (number, finding.what)
-                found.setdefault(same, finding._replace(test=number))
+                runs = tuple(finding.values.items()) or number
+                found.setdefault((finding.scenario, finding.region, runs), finding._replace(test=number))
     return list(found.values())
 
 
