@@ -81,11 +81,14 @@ def save(scenarios: Sequence[Scenario], out: Path) -> list[Path]:
     |---|---|
     | tables/*.md, *.tex | a row per entry: accuracies and ECE in %, NLL in nats, mean ± 95 % half-width over seeds |
     | tables/*.csv | the same in fractions and all scores, chosen fields, trials, and the command of the first run |
-    | runs.csv | a row per run: figures, seconds; its command is that of its entry in tables/*.csv with another seed |
+    | runs.csv | a row per run: figures, seconds |
     | studies.csv | a row per run of a study: its field, the value, figures |
     | trials.csv | a row per setting that was tried, as far as that is known: fields, score on what was held out |
     | measures.csv | a row per seed of what was measured on trained heads |
     | evidence.json | per scenario: command, revision, versions, machine, seeds, runs that are there, runs that failed |
+
+    The command of a run is that of its entry in tables/*.csv with another config.seed, and with the same number as
+    config.operators.random_lpg.key where that stands in it.
     """
     (out / "tables").mkdir(parents=True, exist_ok=True)
     paths = []
