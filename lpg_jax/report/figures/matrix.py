@@ -63,9 +63,9 @@ def draw(scenarios: Sequence[Scenario]) -> Figure | None:
 
 
 def _labels(shown: Sequence[Scenario], found: dict[str, dict[str, Estimate]]) -> list[str]:
-    """All labels by role, in the order in which scenarios name them."""
+    """All labels by role, those of two methods together last; else in the order in which scenarios name them."""
     roles = {label: s.entries[label].role for s in shown for label in s.entries if label in found[s.name]}
-    return sorted(roles, key=lambda label: style.ROLES.index(roles[label]))
+    return sorted(roles, key=lambda label: (style.ROLES.index(roles[label]), "+" in label))
 
 
 def _cells(axes: Axes, table: Sequence[Sequence[Estimate | None]]) -> None:
