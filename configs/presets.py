@@ -145,18 +145,19 @@ def recommended(scenario: str) -> Preset:
         raise ValueError(f"scenario={scenario!r}: {RECOMMENDED.name} has none; must be one of {', '.join(known)}")
     found = known[scenario]
     if not found.get("helps", True):
-        others = {"over_ce": "ce", "over_baseline": found["baseline"], "over_strongest": found["strongest"]}
-        others |= {"over_rate": "ce with a learning rate chosen again", "over_random": "LPG on random classes"}
-        gains = [f"{_gain(found[key])} from {name}" for key, name in others.items() if name and key in found]
-        text = f"{scenario}: in points {found['label']} differs by {', by '.join(gains)}; LPG is not what helps here"
+        others = {"ce": "over_ce", found["baseline"]: "over_baseline", found["strongest"]: "over_strongest"}
+        others |= {"ce with a learning rate chosen again": "over_rate", "LPG on random classes": "over_random"}
+        others = {name: found[key] for name, key in others.items() if name and key in found}
+        gains = [f"{_gain(gap)} from {name}" for name, gap in others.items() if gap["ci95"] is not None]
+        unknown = [name for name, gap in others.items() if gap["ci95"] is None]  # too few runs, or none
+        text = f"{scenario}: LPG is not what helps here"
+        text += f"; in points {found['label']} differs by {', by '.join(gains)}" * bool(gains)
+        text += f"; not compared with {', '.join(unknown)}" * bool(unknown)
         warnings.warn(text, stacklevel=3)
     return found["config"]
 
 
 def _gain(gap: dict[str, Any]) -> str:
-    """Of a difference in recommended.json, whose numbers are null where there are too few runs."""
-    if gap["mean"] is None or gap["ci95"] is None:
-        return "an unknown number"
     return f"{gap['mean']:+.2f} +- {gap['ci95']:.2f} (n = {gap['n']})"
 
 

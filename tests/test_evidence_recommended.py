@@ -94,11 +94,15 @@ def test_what_is_recommended_says_where_it_gains_nothing(monkeypatch, tmp_path):
     monkeypatch.setattr(presets, "RECOMMENDED", tmp_path / "recommended.json")
     presets.RECOMMENDED.write_text(json.dumps({"digits_balanced": {**row, "helps": False}}))
     text = (
-        "digits_balanced: in points mixup+lpg differs by +0.50 +- 0.15 (n = 10) from ce, by +0.20 +- 0.10 (n = 10) "
-        "from mixup, by -0.02 +- 0.10 (n = 10) from sam, by an unknown number from ce with a learning rate chosen "
-        "again, by +0.03 +- 0.02 (n = 10) from LPG on random classes; LPG is"
+        "digits_balanced: LPG is not what helps here; in points mixup+lpg differs by +0.50 +- 0.15 (n = 10) from ce, "
+        "by +0.20 +- 0.10 (n = 10) from mixup, by -0.02 +- 0.10 (n = 10) from sam, by +0.03 +- 0.02 (n = 10) from LPG "
+        "on random classes; not compared with ce with a learning rate chosen again"
     )
     with pytest.warns(UserWarning, match=re.escape(text)):
+        heads.get_config("recommended,digits,balanced")
+    same = {**row, "strongest": "mixup", "over_strongest": gains["over_baseline"]}
+    presets.RECOMMENDED.write_text(json.dumps({"digits_balanced": {**same, "helps": False}}))
+    with pytest.warns(UserWarning, match=r"from ce, by \+0\.20 \+- 0\.10 \(n = 10\) from mixup, by \+0\.03"):
         heads.get_config("recommended,digits,balanced")
     presets.RECOMMENDED.write_text(json.dumps({"digits_balanced": {**row, "helps": True}}))
     heads.get_config("recommended,digits,balanced")  # a warning would be an error
