@@ -43,9 +43,7 @@ from evidence.prepare import prepare
 from evidence.scenarios import SCENARIOS, Scenario
 
 MEASURED = tuple(
-    scenario.name
-    for scenario in SCENARIOS.values()
-    if scenario.name == "cifar10_longtail100" or (scenario.kind == "noisy" and scenario.tier != "T3")
+    scenario.name for scenario in SCENARIOS.values() if scenario.kind in ("longtail", "noisy") and scenario.tier != "T3"
 )
 
 
@@ -80,9 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     trained.add_argument("names", nargs="+", help=f"tiers, or {', '.join(SCENARIOS)}")
     trained.add_argument("--workdir", type=Path, default=Path("runs/evidence"))
     trained.add_argument("--only", default="", help="labels, with commas; default: all, and the studies")
-    trained.add_argument(
-        "--chosen", type=Path, help="directory of a report (results): take what was chosen there, tune nothing"
-    )
+    trained.add_argument("--chosen", type=Path, help="directory of a report (results): take what was chosen there")
     measured = commands.add_parser("measure", help="on the heads that were trained")
     measured.add_argument("names", nargs="*", help="scenarios, or tiers; default: what claims need and is finished")
     measured.add_argument("--workdir", type=Path, default=Path("runs/evidence"))

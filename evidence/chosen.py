@@ -30,7 +30,8 @@ class Chosen(NamedTuple):
 def read(results: Path, scenario: Scenario, only: Collection[str] = ()) -> Chosen:
     """Reads RESULTS/tables/TIER-NAME.csv and RESULTS/evidence.json, which `python -m lpg_jax.report` writes.
 
-    An entry for which nothing is chosen (a control) need not be there: it keeps what it inherits.
+    An entry for which nothing is chosen (a control) need not be there: it keeps what it inherits. Nor need one that
+    `only` names: it will be tuned, at the learning rate of the others.
 
     Args:
       results: directory of a report.
@@ -46,9 +47,10 @@ def read(results: Path, scenario: Scenario, only: Collection[str] = ()) -> Chose
         with path.open(newline="", encoding="utf-8") as file:
             rows = {row["label"]: row for row in csv.DictReader(file)}
         wanted = of_kind(scenario.kind, base, scenario.held_out)
-        labels = [label for label in only or wanted if label in rows or _is_chosen(wanted[label])]
-        if missing := [label for label in labels if label not in rows]:
+        missing = [label for label in wanted if label not in rows and _is_chosen(wanted[label])]
+        if missing and not only:
             raise ValueError(f"has no {missing[0]}")
+        labels = [label for label in only or wanted if label in rows]
         return Chosen(base, {label: _choice(rows[label], base, wanted[label]) for label in labels})
     except OSError as error:
         text = f"{error.filename}: {error.strerror}; --chosen takes a directory that the report wrote"

@@ -2,8 +2,9 @@
 
 Every method tries six values of its own, as LPG does of its eps, and more while the best is the last tried; each with
 three weight decays or more (`plan.wider`), at the learning rate that is chosen for cross-entropy before.
-A combination keeps what was chosen for its first part and tries LPG's eps in the same way; its control, LPG on random
-classes beside that part, keeps all of it. "equal-lpg" and "scaled-ce" keep the options of "lpg": what they change is
+A combination keeps what was chosen for its first part and tries LPG's eps in the same way (beside logit adjustment its
+slope, too: under long tails the varied bound is the best alone); its control, LPG on random classes beside that part,
+keeps all of it. "equal-lpg" and "scaled-ce" keep the options of "lpg": what they change is
 what they control for. "lpg-decay", "random-decay" and "opposite-decay" show what LPG does to classes where nothing else
 differs from cross-entropy; their eps is the best at its weight decay.
 """
@@ -45,6 +46,7 @@ SLOPES = {  # eps = slope x margin; margins of frequency are about 0.3, of accur
     "gradient_variance": one("lpg.slope", 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0),
 }
 SMALL = one("lpg.epsilon", 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # beside another method
+SMALL_SLOPES = tuple({"lpg.epsilon": 0.0, "lpg.slope": slope} for slope in (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4))
 RADII = one("descent.sam.rho", 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 SEEDED = ("operators.random_lpg.key",)
 FACTORS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)  # of the learning rate
@@ -132,15 +134,17 @@ def _controls(text: str, fixed: Fields) -> list[Entry]:
     return made
 
 
-def _with_lpg(bases: Iterable[Entry], fixed: Fields, trials: tuple[Fields, ...] = SMALL) -> list[Entry]:
+def _with_lpg(
+    bases: Iterable[Entry], fixed: Fields, trials: tuple[Fields, ...] = SMALL, varied: bool = False
+) -> list[Entry]:
     """Each with LPG beside it, and its control: the same margins, at the same settings, on random classes."""
-    made = []
+    made, suffix, text = [], "-varied" * varied, ", varied bound" * varied
     for base in bases:
-        title, label = f"{base.title} + LPG", f"{base.label}+lpg"
+        title, label = f"{base.title} + LPG", f"{base.label}+lpg{suffix}"
         made += [
-            Entry(label, title, COMBINATION, f"{base.method}+lpg", trials, fixed, inherits=(base.label,)),
-            Entry(f"{base.label}+random-lpg", f"{title} on random classes", CONTROL, f"{base.method}+random_lpg",
-                  fixed=fixed, inherits=(label,), seeded=SEEDED),
+            Entry(label, f"{title}{text}", COMBINATION, f"{base.method}+lpg", trials, fixed, inherits=(base.label,)),
+            Entry(f"{base.label}+random-lpg{suffix}", f"{title} on random classes{text}", CONTROL,
+                  f"{base.method}+random_lpg", fixed=fixed, inherits=(label,), seeded=SEEDED),
         ]  # fmt: skip
     return made
 
@@ -206,6 +210,7 @@ def longtail(held_out: Fields) -> list[Entry]:
         *_also("gradient_variance", "gradient variance", "lpg-variance"),
         *_with_lpg((la, lpl), fixed),
         *_with_lpg((sam,), fixed, EPSILONS),
+        *_with_lpg((la,), fixed, SMALL_SLOPES, varied=True),
     ]
 
 

@@ -21,7 +21,7 @@ from lpg_jax import analysis
 from lpg_jax.report.evidence import MEASURES
 from lpg_jax.training import workdir
 
-MAPPED, MAPS = 2000, 3  # test examples whose features are measured, of so many seeds
+MAPPED = 2000  # test examples whose features are measured
 # whose features are measured: LPG also where nothing but LPG differs from cross-entropy
 METHODS = {"ce": "ce", "lpl": "lpl", "lpg-varied": "lpg", "lpg-decay": "lpg"}
 
@@ -83,7 +83,7 @@ def _content(rows: dict[int, dict[str, float]], command: str) -> dict[str, dict[
 def _maps(model_of: Callable[[str, str, int], Model], home: Path, seeds: Sequence[int]) -> list[Path]:
     found: dict[str, dict[int, feature_maps.Features]] = {label: {} for label in METHODS}
     for label, method in METHODS.items():
-        for seed in seeds[:MAPS]:
+        for seed in seeds:
             model = model_of(label, method, seed)
             _, features = model.trained.apply(model.trained.params, model.test[0][:MAPPED])
             try:

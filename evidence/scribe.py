@@ -188,7 +188,7 @@ def run(
       command: how this was started.
       console: where a line for each entry goes.
       only: labels; (): all, and the studies.
-      chosen: None: everything is tuned; otherwise nothing.
+      chosen: None: everything is tuned; otherwise what is not in it, if anything.
     """
     scribe = Scribe(scenario, home, command, console, keep=bool(only), chosen=chosen)
     base = scribe.base()

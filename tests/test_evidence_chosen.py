@@ -39,8 +39,9 @@ def test_what_was_never_chosen_is_named(monkeypatch, tmp_path, capsys, rows, tex
         table = tmp_path / "results" / "tables" / "T1-digits_balanced.csv"
         table.write_text("tier,label,fields,held_out,held_out ci95,trials\n" + rows)
     monkeypatch.setattr(evidence, "share_programs", lambda directory: None)
+    only = ["--only=smooth"] if "smooth" in (rows or "") else []  # which would be tuned if the table lacked it
     with pytest.raises(SystemExit):
-        evidence.main(["run", "digits_balanced", "--only=smooth", "--chosen=results"])
+        evidence.main(["run", "digits_balanced", *only, "--chosen=results"])
     assert re.search(text, " ".join(capsys.readouterr().err.split()))
     assert not (tmp_path / "runs").exists()
 
@@ -93,12 +94,15 @@ def test_a_control_that_the_table_lacks_keeps_what_it_inherits(tmp_path, monkeyp
             writer.writerow(["T1", label, json.dumps(fields), 0.9, 0.01, 6])
     found = chosen.read(tmp_path, scenario)
     assert found.entries.keys() == set(rows)
+    missing = next(label for label in wanted if wanted[label].trials)
+    (tmp_path / "tables" / f"{scenario.tier}-{scenario.name}.csv").write_text("label\n")
+    assert chosen.read(tmp_path, scenario, [missing]) == chosen.Chosen(BASE, {})  # to be tuned at that base
     monkeypatch.setattr(scribe.Scribe, "train", lambda self, runs: [])
     scribe.run(scenario, tmp_path / "home", "c", Console(quiet=True), (), found)
     made = json.loads((tmp_path / "home" / "scenario.json").read_text())["entries"]
     assert made.keys() == wanted.keys()
     controls = [label for label in made if "+random-lpg" in label]
-    assert len(controls) == 3
+    assert len(controls) == 3 + (kind == "longtail")
     for label in controls:
         combined = made[label.replace("+random-lpg", "+lpg")]
         assert made[label]["fields"] == combined["fields"]

@@ -13,7 +13,6 @@ from lpg_jax.report.evidence import Scenario
 from lpg_jax.report.intervals import Estimate, difference, metric_of
 from lpg_jax.report.wording import fields_text, plus_minus
 
-_BESIDE = "+lpg"
 _NONE = Estimate(math.nan, math.nan, 0)
 
 
@@ -29,7 +28,7 @@ class Advice(NamedTuple):
     lpg_over_ce: Estimate  # with_lpg - ce
     lpg_over_baseline: Estimate  # with_lpg - baseline
     lpg_over_rate: Estimate  # with_lpg - ce with a learning rate chosen again
-    lpg_over_random: Estimate  # with_lpg - LPG on random classes, beside the same method
+    lpg_over_random: Estimate  # with_lpg - LPG on random classes, beside the same method, by the same split
     lpg_over_strongest: Estimate  # with_lpg - `strongest`
     strongest: str | None  # the baseline that is best on the test part, whatever was chosen
 
@@ -53,14 +52,22 @@ def advise(scenario: Scenario) -> Advice:
 
     told_no_more = [label for label, entry in scenario.entries.items() if entry.role == "baseline" and not entry.knows]
     over_each = {label: gap(with_lpg, label) for label in told_no_more if scenario.results[label]}
-    combined = (with_lpg or "").endswith(_BESIDE)
-    random = f"{with_lpg}".removesuffix("lpg") + "random-lpg" if combined else "random-lpg"
     strongest = min(over_each, key=lambda label: over_each[label].mean, default=None)
     return Advice(
         scenario, baseline, alone, with_lpg, gap(baseline, "ce"), gap(alone, "ce"), gap(with_lpg, "ce"),
-        gap(with_lpg, baseline), gap(with_lpg, "ce-lr"), gap(with_lpg, random),
+        gap(with_lpg, baseline), gap(with_lpg, "ce-lr"), gap(with_lpg, _on_random_classes(scenario, with_lpg)),
         over_each.get(strongest or "", _NONE), strongest,
     )  # fmt: skip
+
+
+def _on_random_classes(scenario: Scenario, label: str | None) -> str | None:
+    """The control that draws its classes by chance; None: there is none with its split (by example, with learnt bounds,
+    by another split than the paper's)."""
+    if label is None or "+lpg" in label:
+        return label and label.replace("+lpg", "+random-lpg")
+    entry, control = scenario.entries[label], scenario.entries.get("random-lpg")
+    split = entry.fields.get("lpg.split")
+    return "random-lpg" if control and split and control.fields.get("lpg.split") == split else None
 
 
 def recommended(scenarios: Sequence[Scenario]) -> dict[str, dict[str, Any]]:

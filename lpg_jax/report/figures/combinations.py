@@ -16,16 +16,15 @@ from lpg_jax.report.figures import marks
 from lpg_jax.report.intervals import Estimate, metric_of
 
 KINDS = {"longtail": "Long tails", "noisy": "Wrong labels", "balanced": "Balanced"}
-BASES = ("la", "lpl", "sam", "gce", "mixup")  # of the paper; one look each
-_SUFFIX = "+lpg"
+BASES = ("la", "lpl", "sam", "gce", "mixup", "la, varied bound")  # one look each
 
 
 class Pair(NamedTuple):
     """X + LPG against its parts, in one scenario."""
 
-    base: str  # label of X
+    base: str  # label of X, and of LPG's bound if it is not fixed
     over_base: Estimate  # (X + LPG) - X
-    over_lpg: Estimate | None  # (X + LPG) - LPG
+    over_lpg: Estimate | None  # (X + LPG) - LPG with the same bound
 
 
 def save(scenarios: Sequence[Scenario], out: Path) -> list[Path]:
@@ -42,12 +41,13 @@ def pairs(scenario: Scenario) -> list[Pair]:
     """Every combination of the scenario with results for it and for its first part."""
     made, metric = [], metric_of(scenario)
     for label, entry in scenario.entries.items():
-        base = label.removesuffix(_SUFFIX)
-        if entry.role != "combination" or base == label:
+        base, _, beside = label.partition("+")
+        if entry.role != "combination" or not beside:
             continue
         gain = marks.paired(scenario, label, base, metric)
         if gain is not None:
-            made.append(Pair(base, gain, marks.paired(scenario, label, "lpg", metric)))
+            name = f"{base}, varied bound" if beside.endswith("-varied") else base
+            made.append(Pair(name, gain, marks.paired(scenario, label, beside, metric)))
     return made
 
 
