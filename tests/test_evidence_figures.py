@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
 
-from lpg_jax.report import evidence, figures, intervals, style
+from lpg_jax.report import choice, evidence, figures, intervals, style
 from lpg_jax.report.figures import (
     combinations,
     longtail,
@@ -210,12 +210,15 @@ def curves(figure):
 
 
 @pytest.mark.parametrize("base", [None, "ce"])
-def test_noise_shows_every_method_at_every_rate(scenarios, base):
+def test_noise_shows_methods_at_every_rate(scenarios, base):
+    """Every gain; of accuracies, whose curves hide each other, those of what was chosen somewhere."""
     group = noise.groups(scenarios)["T2", "cifar10"]
     assert len(group) == 5
     figure = drawn(noise.draw(group, base))
     found, lines = curves(figure)
-    assert set(found) == set(ENTRIES) - ({base} if base else set())
+    chosen = {of(scenario) for scenario in group for of in (choice.best_baseline, choice.best_with_lpg)}
+    reading = {choice.resolve(scenario, "@lpg") for scenario in group}
+    assert set(found) == set(ENTRIES) - {base} if base else {"ce", *chosen, *reading} - {None}
     where = {scenario.name: place.x for scenario, place in zip(group, noise.places(group), strict=True)}
     for label, values in found.items():
         for scenario in group:

@@ -166,6 +166,16 @@ def test_the_best_is_chosen_by_held_out_scores_among_those_told_no_more_and_run(
     assert choice.resolve(scenario, "nowhere") is None
 
 
+def test_every_scenario_has_one_control_of_equal_norm(tmp_path):
+    """Of heads LPG with the fixed bound, of networks its best reading."""
+    for name in ("equal-lpg", "equal-lpg-varied"):
+        write_scenario(tmp_path / name, {"ce": entry_of(CE), name: entry_of(LPG, "control")})
+        (found,) = evidence.read(tmp_path / name)
+        assert choice.resolve(found, "@equal") == name
+    write_scenario(tmp_path / "none", {"ce": entry_of(CE)})
+    assert choice.resolve(evidence.read(tmp_path / "none")[0], "@equal") is None
+
+
 def test_reversed_signs_are_lpg_and_other_controls_are_not(tmp_path):
     given = {
         "lpg": entry_of(LPG, "lpg", 0.7),
@@ -236,6 +246,18 @@ def test_what_helps_is_better_than_the_same_on_random_classes(tmp_path):
     found = advice.advise(evidence.read(tmp_path / "b")[0])
     assert not found.helps
     assert "LPG does not help here beyond random classes" in advice.sentence(found)
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"), [({"lpg.split": "frequency"}, 10), ({"lpg.split": "accuracy"}, 0), ({}, 0)]
+)
+def test_random_classes_are_a_control_of_the_same_split_only(tmp_path, fields, wanted):
+    """Not of LPG by example, with learnt bounds or by another split, whose margins are others."""
+    control = entry_of([v + 0.1 for v in CE], "control", fields={"lpg.split": "frequency"})
+    entries = {"ce": entry_of(CE, held_out=0.7), "x": entry_of(LPG, "lpg", 0.9, fields=fields), "random-lpg": control}
+    write_scenario(tmp_path, entries)
+    found = advice.advise(evidence.read(tmp_path)[0])
+    assert (found.with_lpg, found.lpg_over_random.n) == ("x", wanted and len(LPG))
 
 
 def test_what_is_recommended_has_lpg_in_it_and_says_what_it_gains(runs, scenario, tmp_path):

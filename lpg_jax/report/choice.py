@@ -10,6 +10,7 @@ from lpg_jax.report.evidence import Entry, Scenario
 # Of the paper's LPG, with the paper's split; the last only under a long tail.
 READINGS = ("lpg", "lpg-varied", "lpg-mean", "lpg-scale", "lpg-scale-varied", "lpg-pgd", "lpg-rare")
 LPG = "@lpg"  # in a claim: the reading that does best on held-out training data
+EQUAL = "@equal"  # in a claim: LPG at the gradient norm of cross-entropy, of which a scenario has one
 
 
 def best(scenario: Scenario, wanted: Callable[[Entry], bool]) -> str | None:
@@ -21,7 +22,7 @@ def best(scenario: Scenario, wanted: Callable[[Entry], bool]) -> str | None:
     scores = {
         label: entry.selection
         for label, entry in scenario.entries.items()
-        if wanted(entry) and not entry.knows and scenario.results[label] and math.isfinite(entry.selection)
+        if wanted(entry) and not entry.knows and scenario.results.get(label) and math.isfinite(entry.selection)
     }
     return max(scores, key=lambda label: scores[label]) if scores else None
 
@@ -42,9 +43,11 @@ def best_with_lpg(scenario: Scenario) -> str | None:
 
 
 def resolve(scenario: Scenario, label: str) -> str | None:
-    """The label itself, or the reading that "@lpg" stands for; None where there is none with runs."""
+    """The label itself, or that of what "@lpg" or "@equal" stand for; None where there is none with runs."""
     if label == LPG:
         return best(scenario, lambda entry: entry.label in READINGS)
+    if label == EQUAL:
+        label = next((each for each in scenario.entries if each.startswith("equal-")), "")
     return label if scenario.results.get(label) else None
 
 

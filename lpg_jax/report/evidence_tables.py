@@ -142,7 +142,6 @@ def notes(scenario: Scenario, made: Sequence[Row]) -> list[str]:
     seeds = {seed for by_seed in scenario.results.values() for seed in by_seed}
     reference, counts = best_baseline(scenario), sorted({row.n for row in made}) or [0]
     number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    versions = ", ".join(f"{name} {scenario.versions[name]}" for name in sorted(scenario.versions))
     failed = [f"{label}, {error}" for label, entry in scenario.entries.items() for error in entry.errors]
     return [
         f"- scale: {scenario.scale}{_size(scenario)}",
@@ -151,10 +150,14 @@ def notes(scenario: Scenario, made: Sequence[Row]) -> list[str]:
         f"- accuracies and ECE in %, NLL in nats, differences in points of {metric_of(scenario)} accuracy",
         f"- best baseline: {reference or 'none with trials'}, {CHOICE} ({HELD_OUT}); settings of all entries likewise",
         f"- command: {scenario_command(scenario) or 'unknown'}",
-        f"- revision {scenario.revision or 'unknown'}; {scenario.machine or 'machine unknown'}; {versions}",
+        f"- revision {scenario.revision or 'unknown'}; {scenario.machine or 'machine unknown'}; {_versions(scenario)}",
         *([f"- {published.NOTE}"] if scenario.name in published.PAPER | published.PUBLISHED else []),
         *(f"- a run that failed, and is in no figure: {text}" for text in failed),
     ]
+
+
+def _versions(scenario: Scenario) -> str:
+    return ", ".join(f"{name} {scenario.versions[name]}" for name in sorted(scenario.versions))
 
 
 def _size(scenario: Scenario) -> str:
@@ -228,6 +231,7 @@ def _table_lines(scenario: Scenario, made: Sequence[Row]) -> list[dict[str, Any]
         seed = min(scenario.results[row.label])
         revisions = sorted({result.revision for result in scenario.results[row.label].values()} - {""})
         origin = {"revision": ", ".join(revisions) or scenario.revision, "machine": scenario.machine}
+        origin |= {"versions": _versions(scenario)}
         lines.append({**line, "command": run_command(scenario, row.label, seed), **origin})
     return lines
 

@@ -15,9 +15,10 @@ from lpg_jax.report.wording import REPORT, number, scenarios_command, seeds_text
 
 RULE = f"""The rule was fixed before the runs, and so was a first test of most claims. Tests were changed, and some
 claims added, when first results had been seen: each of them says so, and how ("Changed"). The plan of tuning changed,
-too: weight decays for each value, values that go on, a weight decay chosen for ce, and slopes by split came after first
-results; the runs that stand here are all of the last plan. Each comparison has an interval (95 %, Student's t, paired
-over seeds, unless it says otherwise) and a set of values that the claim allows. Its sign is
+too: weight decays for each value, values that go on, a weight decay chosen for ce, slopes by split, and LPG with the
+varied bound beside logit adjustment came after first results; the runs that stand here are all of the last plan. Each
+comparison has an interval (95 %, Student's t, paired over seeds, unless it says otherwise) and a set of values that the
+claim allows. Its sign is
 
 - `+` if the interval lies wholly among the values that the claim allows,
 - `-` if it lies wholly among the others,
@@ -26,15 +27,23 @@ over seeds, unless it says otherwise) and a set of values that the claim allows.
 A claim is **supported** if all its comparisons are `+`, **contradicted** if half of them or more are `-` and none is
 `+`, **untested at this scale** if there is none, and **not supported** otherwise. A claim about *all* methods is
 contradicted, too, if one of them is above on every scenario, of two or more (this part of the rule came after first
-results). A claim is tested on every scenario of its kind that has runs, or measurements on them. With two comparisons
-one `-` and one `0` are enough for "contradicted". Intervals are *not* adjusted for the number of comparisons: of twenty
-with no difference behind them, one will exclude zero by chance; and claims share runs (one about all baselines has the
-comparisons of those about LPL and SAM), so that their number is not that of independent tests. Two comparisons of a
-claim that are of the same runs count once. An interval speaks of other seeds (subset, noise,
+results). So "not supported" says no more than that: of a claim that holds in most comparisons, and of one that holds in
+none; the columns tell which. A claim is tested on every scenario of its kind that has runs, or measurements on them.
+With two comparisons one `-` and one `0` are enough for "contradicted". Intervals are *not* adjusted for the number of
+comparisons: of twenty with no difference behind them, one will exclude zero by chance; and claims share runs (one about
+all baselines has the comparisons of those about LPL and SAM), so that their number is not that of independent tests.
+Two comparisons of a claim that are of the same runs count once. An interval speaks of other seeds (subset, noise,
 initialisation, order), not of other test images: those are the same in every run. "No difference" and "marginal" mean
 less than {100 * POINT:g} point of accuracy. "Implied" are statements without which the claim before them would be
 empty. Where the paper says "LPG" without more, it is the reading of it that does best on held-out training data, of six
 or seven, each tuned as every baseline is: generous to the paper. The comparison names it."""
+COMMANDS = """Before any of the commands below, once: `python -m evidence prepare --data_dir=DIR --human_labels=FILE`
+(DIR: where CIFAR-10 and CIFAR-100 lie as TFDS sets; FILE: an npz of the human labels of CIFAR-10N and CIFAR-100N,
+arrays `c10_worse_label` and `c100_noisy_label`; without it there is no human problem). T3 takes its options from T2,
+which has to be there. The commands choose all hyper-parameters again, with two or three seeds, so that another machine
+can choose others; with `--chosen=results` they train T1 and T2 with those of the tables, in a quarter of the time.
+Every row of `tables/*.csv` has the command of its first run, with revision, versions and machine; the other CSVs and
+the figures are of the same runs, and `evidence.json` has those of each problem."""
 _TRAIN, _MEASURE = "python -m evidence run ", "python -m evidence measure "
 _COLUMNS = (
     *("claim", "where", "statement", "verdict", "scenario", "comparison", "n", "of", "mean", "low", "high"),
@@ -84,10 +93,13 @@ def markdown(scenarios: Sequence[Scenario], tested: Sequence[tuple[int, Claim, l
     """The ledger."""
     verdicts = [verdict(found, claim.universal) for _, claim, found in tested]
     counts = ", ".join(f"{verdicts.count(name)} {name}" for name in (SUPPORTED, CONTRADICTED, OPEN, UNTESTED))
+    signs = [[each.sign for each in found] for *_, found in tested]
+    mostly = sum(name == OPEN and 2 * its.count("+") > len(its) for its, name in zip(signs, verdicts, strict=True))
     lines = ["# Claims of the paper, and what our runs say", "", f"Written by `{REPORT}`; not edited by hand.", ""]
     number_of = sum(len(found) for _, _, found in tested)
     lines += [
-        f"**{len(tested)} claims: {counts}.** {number_of} comparisons in all.",
+        f"**{len(tested)} claims: {counts}.** {number_of} comparisons in all. Of the claims that are not supported "
+        f"{mostly} hold in more than half of their comparisons.",
         "",
         "## How a verdict is reached",
         "",
@@ -95,12 +107,11 @@ def markdown(scenarios: Sequence[Scenario], tested: Sequence[tuple[int, Claim, l
         "",
     ]
     lines += ["## Verdicts", "", "| claim | section | statement | + | 0 | - | verdict |", "|" + " --- |" * 7]
-    for (index, claim, found), name in zip(tested, verdicts, strict=True):
-        signs = [finding.sign for finding in found]
-        marks = " | ".join(str(signs.count(sign)) for sign in "+0-")
+    for (index, claim, _), name, its in zip(tested, verdicts, signs, strict=True):
+        marks = " | ".join(str(its.count(sign)) for sign in "+0-")
         lines.append(f"| {index} | {claim.where} | {claim.text} | {marks} | {name} |")
     lines += ["", "## Claims that failed", "", *failures(tested), "", "## What to use", "", *advice.section(scenarios)]
-    lines += ["", "## Scale of the runs", "", *_scales(scenarios), "", "## Every claim", ""]
+    lines += ["", "## Scale of the runs", "", *_scales(scenarios), "", COMMANDS, "", "## Every claim", ""]
     return "\n".join(lines + [line for of_claim in tested for line in _detail(*of_claim)]).rstrip() + "\n"
 
 

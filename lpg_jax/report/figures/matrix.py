@@ -49,7 +49,8 @@ def draw(scenarios: Sequence[Scenario]) -> Figure | None:
     seeds = marks.seeds_text(value for of_scenario in found.values() for value in of_scenario.values())
     caption = (
         f"Percentage points of accuracy, under long tails of balanced accuracy; means over {seeds}, paired. Bold: the "
-        "95 % interval (Student's t) leaves out zero; else it does not. Empty: not part of that scenario. "
+        "95 % interval (Student's t) leaves out zero; else it does not. Colours end at "
+        f"{_STRONG:g} points either way. Empty: not part of that scenario. "
         "Intervals: overview-TIER-SCENARIO.png."
     )
     style.frame(figure, f"{shown[0].tier}: gain of every method over cross-entropy", caption)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lpg_jax.report import style
+from lpg_jax.report import choice, style
 from lpg_jax.report.evidence import Scenario
 from lpg_jax.report.figures import marks
 from lpg_jax.report.intervals import Estimate
@@ -70,14 +70,16 @@ def places(scenarios: Sequence[Scenario]) -> list[Place]:
 
 
 def draw(scenarios: Sequence[Scenario], base: str | None) -> Figure | None:
-    """Panels of curves: accuracies, or with `base` paired differences to it; call it inside `style.context()`."""
+    """Panels of curves: accuracies of the best of each scenario, for curves of all would hide each other, or with
+    `base` paired differences of all to it; call it inside `style.context()`."""
     table = {s.name: {row.label: row for row in marks.rows(s, "overall", base)} for s in scenarios}
-    panels = _panels(scenarios, table)
+    panels = _panels(scenarios, table) if base else _few(scenarios, table)
     if not panels:
         return None
     where = dict(zip((s.name for s in scenarios), places(scenarios), strict=True))
-    lines = -(-len(panels) // 2)
-    figure = Figure(figsize=(style.WIDTH, 2.75 * lines + 0.7), layout="constrained")
+    columns = min(len(panels), 2)
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(style.WIDTH, (5.5 / columns) * lines + 0.7), layout="constrained")
     first = scenarios[0]
     what = "test accuracy" if base is None else "gain over cross-entropy"
     seeds = marks.seeds_text(row.value for rows in table.values() for row in rows.values())
@@ -87,7 +89,7 @@ def draw(scenarios: Sequence[Scenario], base: str | None) -> Figure | None:
         "right. Legends in the order of the curves at the highest symmetric rate; dots are moved aside a little."
     )
     style.frame(figure, f"{_name(scenarios)} ({first.tier}): {what} under wrong labels", caption)
-    every = figure.subplots(lines, 2, squeeze=False, sharey=True, sharex=True)
+    every = figure.subplots(lines, columns, squeeze=False, sharey=True, sharex=True)
     floor = _floor(table, base)
     for axes, (title, labels) in zip(every.flat, panels, strict=False):
         axes.set_title(title)
@@ -106,6 +108,17 @@ def _name(scenarios: Sequence[Scenario]) -> str:
     """What the titles begin with, such as "CIFAR-10" of "CIFAR-10, human labels"; the data where they differ."""
     names = {scenario.title.partition(",")[0] for scenario in scenarios}
     return names.pop() if len(names) == 1 else scenarios[0].data
+
+
+def _few(scenarios: Sequence[Scenario], table: Table) -> list[tuple[str, list[str]]]:
+    """One panel: the best baseline of every scenario, LPG and the best with LPG in it, by held-out scores."""
+    found = [
+        label
+        for of in (choice.best_baseline, lambda scenario: choice.resolve(scenario, choice.LPG), choice.best_with_lpg)
+        for label in map(of, scenarios)
+    ]
+    labels = [label for label in dict.fromkeys(found) if label and label != "ce"]
+    return [("the best by held-out scores, in one of the problems or more", labels)] if any(table.values()) else []
 
 
 def _panels(scenarios: Sequence[Scenario], table: Table) -> list[tuple[str, list[str]]]:
