@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import heads, presets
+from configs import cifar_longtail, heads, presets
 from evidence import chosen, entries, studies
 from evidence.scenarios import SCENARIOS
 from lpg_jax.report import advice, archive, evidence_tables, ledger
@@ -124,6 +124,15 @@ def test_every_measure_of_a_claim_is_there():
     measured = {row["measure"] for row in read_csv(RESULTS / "measures.csv")}
     wanted = {test.name for claim in CLAIMS for test in claim.tests if isinstance(test, Measure)}
     assert wanted == measured
+
+
+def test_the_figures_in_a_docstring_are_those_of_their_table():
+    """Of `configs/cifar_longtail.py`: overall, head, tail, NLL."""
+    for row in TABLES["cifar10_longtail100_resnet8"]:
+        scores = [(row[name], row[f"{name} ci95"], 100, 1) for name in ("overall", "head", "tail")]
+        scores += [(row["nll"], row["nll ci95"], 1, 2)]
+        texts = [f"{by * float(mean):.{d}f} +- {by * float(half):.{d}f}" for mean, half, by, d in scores]
+        assert f"| {' | '.join(texts)} |" in (cifar_longtail.__doc__ or "")
 
 
 def evidence_section():
