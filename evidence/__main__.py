@@ -77,7 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     trained = commands.add_parser("run", help="trains")
     trained.add_argument("names", nargs="+", help=f"tiers, or {', '.join(SCENARIOS)}")
     trained.add_argument("--workdir", type=Path, default=Path("runs/evidence"))
-    trained.add_argument("--only", default="", help="labels, with commas; default: all, and the studies")
+    trained.add_argument(
+        "--only", default="", help="labels, with commas, tuned where --chosen lacks them; default: all, and the studies"
+    )
     trained.add_argument("--chosen", type=Path, help="directory of a report (results): take what was chosen there")
     measured = commands.add_parser("measure", help="on the heads that were trained")
     measured.add_argument("names", nargs="*", help="scenarios, or tiers; default: what claims need and is finished")

@@ -49,6 +49,7 @@ SMALL = one("lpg.epsilon", 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # beside
 SMALL_SLOPES = tuple({"lpg.epsilon": 0.0, "lpg.slope": slope} for slope in (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4))
 RADII = one("descent.sam.rho", 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 SEEDED = ("operators.random_lpg.key",)
+TAUS = (0.5, 0.75, 0.9, 1.0, 1.2, 1.5, 2.0, 3.0)  # of logit adjustment
 FACTORS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)  # of the learning rate
 
 
@@ -81,6 +82,10 @@ def _lpl(bounds: str, steps: int) -> Entry:
         for size in (0.01, 0.05, 0.1, 0.3, 1.0, 2.0, 4.0)
     )
     return Entry("lpl", "LPL, varied bound", BASELINE, "lpl", trials)
+
+
+def _la() -> Entry:
+    return Entry("la", "logit adjustment", BASELINE, "la", one("losses.la.tau", *TAUS))
 
 
 def _lpg(split: str, text: str, scale: Fields, held_out: Fields) -> list[Entry]:
@@ -169,16 +174,15 @@ def _also(split: str, text: str, *labels: str) -> list[Entry]:
 
 def longtail(held_out: Fields) -> list[Entry]:
     """Of long tails; LPG splits by frequency at the geometric middle, the paper's median."""
-    tau = (0.5, 0.75, 0.9, 1.0, 1.2, 1.5, 2.0, 3.0)
     rare = tuple({"lpg.threshold": at, **trial} for at in (0.15, 0.3) for trial in one("lpg.epsilon", 0.05, 0.2, 0.5))
     scales = one("losses.ldam.scale", 10.0, 20.0, 30.0, 40.0, 60.0, 90.0, 130.0, 200.0)
     lpl, fixed = _lpl("longtail", 20), {"lpg.split": "frequency", "lpg.threshold": 0.5}
-    la = Entry("la", "logit adjustment", BASELINE, "la", one("losses.la.tau", *tau))
+    la = _la()
     sam = _plain()[-1]
     return [
         *_plain(),
         la,
-        Entry("posthoc", "logit adjustment, post hoc", BASELINE, "posthoc", one("losses.posthoc.tau", *tau)),
+        Entry("posthoc", "logit adjustment, post hoc", BASELINE, "posthoc", one("losses.posthoc.tau", *TAUS)),
         Entry(
             "cb",
             "class-balanced weights",
@@ -215,7 +219,10 @@ def longtail(held_out: Fields) -> list[Entry]:
 
 
 def noisy(held_out: Fields) -> list[Entry]:
-    """Of wrong labels; LPG splits by gradient variance."""
+    """Of wrong labels; LPG splits by gradient variance.
+
+    Logit adjustment knows the counts of the labels as given: noise that is not symmetric makes some classes rarer.
+    """
     sce = [(0.1, 1.0), (1.0, 1.0), (6.0, 0.1), (0.01, 1.0), (1.0, 0.3), (0.1, 5.0)]
     pairs = [(1.0, 0.0), (2.0, 0.0), (4.0, 0.5), (8.0, 0.5), (8.0, 1.0), (16.0, 1.0)]
     gce = Entry("gce", "GCE", BASELINE, "gce", one("losses.gce.q", 0.1, 0.3, 0.5, 0.7, 0.9, 1.0))
@@ -254,6 +261,7 @@ def noisy(held_out: Fields) -> list[Entry]:
             one("descent.coteach.ramp_epochs", 1, 2, 5, 10, 15, 20),
             knows="the noise rate",
         ),
+        _la(),
         lpl,
         *_lpg("gradient_variance", "gradient variance", {"lpg.threshold": "mean"}, held_out),
         *_also("accuracy", "accuracy", "lpg-accuracy", "lpg-accuracy-opposite"),
