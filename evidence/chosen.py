@@ -36,7 +36,7 @@ def read(results: Path, scenario: Scenario, only: Collection[str] = ()) -> Chose
     Args:
       results: directory of a report.
       scenario: of T1 or T2.
-      only: labels; (): all of the scenario.
+      only: labels that are asked for; (): all of the scenario.
 
     Raises:
       ValueError: a file or an entry is not there, or damaged; names the file and the fix.
@@ -50,7 +50,7 @@ def read(results: Path, scenario: Scenario, only: Collection[str] = ()) -> Chose
         missing = [label for label in wanted if label not in rows and _is_chosen(wanted[label])]
         if missing and not only:
             raise ValueError(f"has no {missing[0]}")
-        labels = [label for label in only or wanted if label in rows]
+        labels = [label for label in wanted if label in rows]  # also those that others inherit from
         return Chosen(base, {label: _choice(rows[label], base, wanted[label]) for label in labels})
     except OSError as error:
         text = f"{error.filename}: {error.strerror}; --chosen takes a directory that the report wrote"

@@ -32,7 +32,8 @@ class Scribe:
     ):
         self.scenario, self.home, self.command, self.console = scenario, home, command, console
         self.chosen = chosen  # what needs no tuning any more
-        self.fields: dict[str, entries.Fields] = {}  # label -> fixed and chosen fields
+        of_chosen = chosen.entries if chosen else {}
+        self.fields = {label: choice.fields for label, choice in of_chosen.items()}  # fixed and chosen fields
         self.base_trials: tuple[plan.Trial, ...] = ()  # of cross-entropy: learning rates and weight decays
         home.mkdir(parents=True, exist_ok=True)
         # without `keep` nothing of another plan stays; what is trained is read again from the runs

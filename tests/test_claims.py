@@ -285,6 +285,7 @@ def test_there_are_enough_claims_and_few_without_a_test():
 @pytest.mark.parametrize("kind", entries.ENTRIES)
 def test_every_label_of_a_claim_is_an_entry_of_its_kind(kind):
     planned = entries.of_kind(kind, {entries.RATES: 0.1, entries.DECAY: 0.1}, {}).keys() | {"@lpg", "@equal"}
+    assert sum(label.startswith("equal-") for label in planned) == 1  # "@equal"
     for claim, test in contrasts():
         if kind in test.kinds:
             wrong = {term.label for term in test.terms if term.value is None} - planned
@@ -295,7 +296,7 @@ def test_all_baselines_are_all_baselines():
     for kind, labels in (("longtail", claims.LONGTAIL), ("noisy", claims.NOISY)):
         planned = entries.of_kind(kind, {entries.RATES: 0.1, entries.DECAY: 0.1}, {}).values()
         baselines = {each.label for each in planned if each.role == entries.BASELINE and not each.knows}
-        general = {each.label for each in entries._plain()} | {"lpl"} if kind == "noisy" else set()
+        general = {each.label for each in entries._plain()} | {"la", "lpl"} if kind == "noisy" else set()
         assert set(labels) == baselines - general
 
 
@@ -406,4 +407,5 @@ def test_what_to_use_says_when_lpg_does_not_help(runs, tmp_path):
     for other in (CE, LA):
         wanted = stats.ttest_rel(BETTER, other).confidence_interval(0.95)
         gains.append(f"+{50 * (wanted.low + wanted.high):.2f} ± {50 * (wanted.high - wanted.low):.2f} points (n = 4)")
-    assert f"LPG helps: `lpg` differs by {gains[0]} from ce and by {gains[1]} from the best baseline, `la`." in use
+    text = f"LPG helps: `lpg` differs by {gains[0]} from ce and by {gains[1]} from the best baseline, `la`"
+    assert f"{text}; the same on random classes was not run." in use

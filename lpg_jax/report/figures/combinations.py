@@ -16,7 +16,7 @@ from lpg_jax.report.figures import marks
 from lpg_jax.report.intervals import Estimate, metric_of
 
 KINDS = {"longtail": "Long tails", "noisy": "Wrong labels", "balanced": "Balanced"}
-BASES = ("la", "lpl", "sam", "gce", "mixup", "la, varied bound")  # one look each
+BASES = ("la", "lpl", "sam", "gce", "mixup", "la (LPG varied)")  # one look each
 
 
 class Pair(NamedTuple):
@@ -46,7 +46,7 @@ def pairs(scenario: Scenario) -> list[Pair]:
             continue
         gain = marks.paired(scenario, label, base, metric)
         if gain is not None:
-            name = f"{base}, varied bound" if beside.endswith("-varied") else base
+            name = f"{base} (LPG varied)" if beside.endswith("-varied") else base
             made.append(Pair(name, gain, marks.paired(scenario, label, beside, metric)))
     return made
 
@@ -64,7 +64,7 @@ def draw(scenarios: Sequence[Scenario]) -> Figure | None:
     seeds = marks.seeds_text(pair.over_base for of_scenario in found.values() for pair in of_scenario)
     caption = (
         f"{seeds.capitalize()}; {marks.PAIRED}. Accuracy, under long tails balanced accuracy. Left of zero LPG harms X "
-        "(left panels), or LPG is better without X (right panels)."
+        "(left panels), or LPG, with the same bound, is better without X (right panels)."
     )
     bases = {pair.base for of_scenario in found.values() for pair in of_scenario}
     style.frame(figure, f"{scenarios[0].tier}: what LPG adds to another method", caption, _handles(bases))

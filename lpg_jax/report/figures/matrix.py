@@ -50,13 +50,14 @@ def draw(scenarios: Sequence[Scenario]) -> Figure | None:
     caption = (
         f"Percentage points of accuracy, under long tails of balanced accuracy; means over {seeds}, paired. Bold: the "
         "95 % interval (Student's t) leaves out zero; else it does not. Colours end at "
-        f"{_STRONG:g} points either way. Empty: not part of that scenario. "
-        "Intervals: overview-TIER-SCENARIO.png."
+        f"{_STRONG:g} points either way. Empty: not part of that scenario. *: is told more than the others (its table "
+        "says what). Intervals: overview-TIER-SCENARIO.png."
     )
     style.frame(figure, f"{shown[0].tier}: gain of every method over cross-entropy", caption)
     axes = figure.subplots()
     _cells(axes, [[found[scenario.name].get(label) for scenario in shown] for label in labels])
-    axes.set_yticks(range(len(labels)), labels, fontsize=7)
+    told = {label for s in shown for label, entry in s.entries.items() if entry.knows}
+    axes.set_yticks(range(len(labels)), [f"{label} *" if label in told else label for label in labels], fontsize=7)
     axes.set_xticks(range(len(shown)), [scenario.name.replace("_", "\n", 1) for scenario in shown], fontsize=6.5)
     axes.tick_params(axis="x", rotation=90, top=True, labeltop=True, bottom=False, labelbottom=False)
     _rules(axes, shown, labels)

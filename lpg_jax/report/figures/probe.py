@@ -181,5 +181,5 @@ def _caption(probe: Probe, bars: str) -> str:
     return (
         f"Gradients of the parameters of one model trained with cross-entropy (1 seed), mean over up to {batches} "
         f"batches{interval}. Classes from frequent to rare. 1 is no change, – no example in any batch or no gradient "
-        "left; names as in probe.csv."
+        "left. Methods have fixed settings, those of `python probe.py`, not those of the tables."
     )
