@@ -17,7 +17,7 @@ An example: the 64 features of the ResNet-8 that `cifar_longtail.py:laptop` trai
 same long-tailed training set, 10,000 test images. Accuracy in %, mean and 95 % interval over 5 seeds, 15 s for each
 method on two busy CPU cores (jax 0.10.2); eps and the rest are the file's defaults, untuned. On such heads
 tuned logit adjustment gains more on long tails than LPG alone, and under noise other losses do (README, Evidence): try
-`--config.method=ce,la,la+lpg`, and under noise `ce,gce,ogc,lpg,gce+lpg`.
+`--config.method=ce,la,la+lpg`, and under noise `ce,la,gce,ogc,lpg,gce+lpg`.
 
 | method | overall | head | tail | NLL |
 |---|---|---|---|---|

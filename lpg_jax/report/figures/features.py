@@ -165,7 +165,7 @@ def draw(scenario: Scenario, figures: dict[str, dict[str, Estimate]]) -> Figure 
         f"{scenario.scale}. Maps: test features of seed {seed}, up to {each} examples of a class; axes have no "
         f"unit. Numbers: mean and 95 % interval over {number}, of all classes and of the rarer half, from the features "
         "themselves (unit mean norm), not from the maps. intra: mean distance to the class mean; inter: mean distance "
-        "between class means."
+        "between class means; ratio: inter over intra."
     )
     counts = next(iter(scenario.results[labels[0]].values())).class_counts
     shown = shown_classes(counts)

@@ -114,7 +114,7 @@ def _few(scenarios: Sequence[Scenario], table: Table) -> list[tuple[str, list[st
     """One panel: LPG, and of every scenario the best baseline and the best with LPG in it, by held-out scores."""
     found = [of(scenario) for of in (choice.best_baseline, choice.best_with_lpg) for scenario in scenarios]
     labels = [label for label in dict.fromkeys(["lpg", *found]) if label and label != "ce"]
-    title = "what is best in one of the problems or more (by held-out scores), in all of them; differences: noise-gain"
+    title = "the best of each problem (by held-out scores), in all of them"
     return [(title, labels)] if any(table.values()) else []
 
 
