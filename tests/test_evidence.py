@@ -90,10 +90,11 @@ def test_every_run_is_a_valid_config(name, tmp_path):
     for label, entry in wanted.items():
         inherited = {k: v for other in entry.inherits for k, v in fields[other].items()}
         fields[label] = {**inherited, **entry.fixed, **next(iter(entry.trials), {})}
-        settings = plan.settings_of(entry, BASE, [plan.MIDDLE] * len(entry.trials))
+        ends = entry._replace(trials=entry.trials[:: max(len(entry.trials) - 1, 1)])  # of the values that are tried
+        settings = plan.settings_of(ends, BASE, [plan.MIDDLE] * len(ends.trials))
         runs = plan.trial_runs(scenario, settings, BASE, entry, inherited, tmp_path / label)
         homes = {run.home for its in runs for run in its}
-        assert len(homes) == 3 * len(entry.trials) * len(plan.TUNE_SEEDS[scenario.tier])
+        assert len(homes) == 3 * len(ends.trials) * len(plan.TUNE_SEEDS[scenario.tier])
         keys = {run.config.operators.random_lpg.key for its in runs for run in its}
         assert keys <= (set(plan.TUNE_SEEDS[scenario.tier]) if entry.seeded else {0})
         sweep.check(
