@@ -108,3 +108,24 @@ def test_a_control_that_the_table_lacks_keeps_what_it_inherits(tmp_path, monkeyp
         assert made[label]["fields"] == combined["fields"]
         assert made[label]["method"] == combined["method"].replace("+lpg", "+random_lpg")
         assert (made[label]["seeded"], made[label]["trials"]) == (["operators.random_lpg.key"], [])
+
+
+def test_an_entry_that_the_tables_lack_is_tuned_beside_what_they_have(tmp_path, monkeypatch):
+    """At their learning rate, with what they chose for the method it stands beside, and nothing else is tuned."""
+    la = chosen.Choice({"losses.la.tau": 1.2, "train.weight_decay": 0.01}, (), 6)
+    tuned = []
+
+    def tune(self, settings, base, entry, inherited, name):
+        tuned.append((name, base, inherited))
+        return tuple(plan.Trial(fields, 0.5, 0.1, 3, number == 0) for number, fields in enumerate(settings))
+
+    monkeypatch.setattr(scribe.Scribe, "tune", tune)
+    monkeypatch.setattr(scribe.Scribe, "train", lambda self, runs: [])
+    known = chosen.Chosen(BASE, {"la": la})
+    scribe.run(SCENARIOS["digits_longtail50"], tmp_path, "c", Console(quiet=True), ["la+lpg-varied"], known)
+    assert tuned
+    assert all(each == ("la+lpg-varied", BASE, la.fields) for each in tuned)
+    made = json.loads((tmp_path / "scenario.json").read_text())["entries"]
+    assert made.keys() == {"la+lpg-varied"}
+    assert made["la+lpg-varied"]["fields"]["losses.la.tau"] == 1.2
+    assert len(made["la+lpg-varied"]["trials"]) == made["la+lpg-varied"]["tried"] > 0
