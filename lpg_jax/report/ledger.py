@@ -15,10 +15,10 @@ from lpg_jax.report.wording import REPORT, number, scenarios_command, seeds_text
 
 RULE = f"""The rule was fixed before the runs, and so was a first test of most claims. Tests were changed, and some
 claims added, when first results had been seen: each of them says so, and how ("Changed"). The plan of tuning changed,
-too: weight decays for each value, values that go on, a weight decay chosen for ce, slopes by split, and LPG with the
-varied bound beside logit adjustment came after first results; the runs that stand here are all of the last plan. Each
-comparison has an interval (95 %, Student's t, paired over seeds, unless it says otherwise) and a set of values that the
-claim allows. Its sign is
+too: weight decays for each value, values that go on, a weight decay chosen for ce, slopes by split, LPG with the varied
+bound beside logit adjustment, and logit adjustment under noise came after first results; the runs that stand here are
+all of the last plan. Each comparison has an interval (95 %, Student's t, paired over seeds, unless it says otherwise)
+and a set of values that the claim allows. Its sign is
 
 - `+` if the interval lies wholly among the values that the claim allows,
 - `-` if it lies wholly among the others,
