@@ -118,7 +118,7 @@ def _run(options: argparse.Namespace, command: str, console: Console) -> None:
     for scenario in todo:
         if only and scenario.tier == "T3":
             raise ValueError(
-                f"only={only[0]!r}: {scenario.name} has four entries, and all are trained; leave --only out"
+                f"only={only[0]!r}: {scenario.name} has few entries, and all are trained; leave --only out"
             )
         known = entries.of_kind(scenario.kind, {entries.RATES: 0.0}, scenario.held_out)
         if unknown := [label for label in only if label not in known]:

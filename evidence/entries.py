@@ -4,9 +4,9 @@ Every method tries six values of its own, as LPG does of its eps, and more while
 three weight decays or more (`plan.wider`), at the learning rate that is chosen for cross-entropy before.
 A combination keeps what was chosen for its first part and tries LPG's eps in the same way (beside logit adjustment its
 slope, too: under long tails the varied bound is the best alone); its control, LPG on random classes beside that part,
-keeps all of it. "equal-lpg" and "scaled-ce" keep the options of "lpg": what they change is
-what they control for. "lpg-decay", "random-decay" and "opposite-decay" show what LPG does to classes where nothing else
-differs from cross-entropy; their eps is the best at its weight decay.
+keeps all of it. "equal-lpg" and "scaled-ce" keep the options of "lpg", "equal-lpg-varied" those of "lpg-varied": what
+they change is what they control for. "lpg-decay", "random-decay" and "opposite-decay" show what LPG does to classes
+where nothing else differs from cross-entropy; their eps is the best at its weight decay.
 """
 
 from collections.abc import Iterable, Mapping
@@ -209,6 +209,14 @@ def longtail(held_out: Fields) -> list[Entry]:
         ),
         lpl,
         *_lpg("frequency", "frequency", {"lpg.threshold": 0.5}, held_out),
+        Entry(
+            "equal-lpg-varied",
+            "LPG, varied bound, at the gradient norm of cross-entropy",
+            CONTROL,
+            "equal_lpg",
+            fixed=fixed,
+            inherits=("lpg-varied",),
+        ),
         Entry("lpg-rare", "LPG by frequency, threshold below the middle", LPG, "lpg", rare, {"lpg.split": "frequency"}),
         *_also("accuracy", "accuracy", "lpg-accuracy"),
         *_also("gradient_variance", "gradient variance", "lpg-variance"),

@@ -17,11 +17,11 @@ from evidence.scribe import FILE, Scribe
 from lpg_jax.report.choice import READINGS
 from lpg_jax.training import workdir
 
-RIVAL = {"longtail": "la", "noisy": "gce"}
+RIVALS = {"longtail": ("la",), "noisy": ("gce", "la")}
 
 
 def entries_of(tuned: dict[str, Any], kind: str) -> list[Entry]:
-    """Cross-entropy, the rival, the best reading of LPG by the scores on what was held out, and its equal-norm control.
+    """Cross-entropy, the rivals, the best reading of LPG by scores on what was held out, and its equal-norm control.
 
     Args:
       tuned: scenario.json of the same problem on features.
@@ -43,7 +43,7 @@ def entries_of(tuned: dict[str, Any], kind: str) -> list[Entry]:
     )
     made = [
         Entry(label, rows[label]["title"], rows[label]["role"], rows[label]["method"], fixed=_options(rows[label]))
-        for label in ("ce", RIVAL[kind], best)
+        for label in ("ce", *RIVALS[kind], best)
     ]
     control = Entry(f"equal-{best}", f"{rows[best]['title']}, at the gradient norm of cross-entropy", entries.CONTROL,
                     "equal_lpg", inherits=(best,))  # fmt: skip

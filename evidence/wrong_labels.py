@@ -10,7 +10,8 @@ A class is that of the label as given. All at the end of training, of the traini
 | beyond_right_random | likewise |
 | variance_rank | Spearman's rank correlation over classes of gradient variance and share of wrong labels, "lpg-decay" |
 
-Under symmetric noise all classes have as many wrong labels, but for chance, and variance_rank is not measured.
+Where every class keeps its labels at the same rate (symmetric noise, and the asymmetric noise of CIFAR-100) shares of
+wrong labels differ by chance only, and variance_rank is not measured.
 """
 
 from typing import Any
@@ -52,11 +53,11 @@ def variance_rank(model: Model) -> float:
     return float(found.statistic)
 
 
-def of_seed(plain: Model, lpg: Model, random: Model, symmetric: bool) -> dict[str, float]:
-    """Every measure of one seed, of heads trained with "ce", "lpg-decay" and "random-decay"."""
+def of_seed(plain: Model, lpg: Model, random: Model, same_rate: bool) -> dict[str, float]:
+    """Every measure of one seed, of heads trained with "ce", "lpg-decay" and "random-decay"; same_rate: see above."""
     found = {}
     for name, model in (("lpg", lpg), ("random", random)):
         dampened = np.array(model.logged["class_margin"], float) < 0
         wrong, right = (a - b for a, b in zip(learnt(model, dampened), learnt(plain, dampened), strict=True))
         found |= {f"memorised_{name}": wrong, f"beyond_right_{name}": wrong - right}
-    return found if symmetric else {**found, "variance_rank": variance_rank(lpg)}
+    return found if same_rate else {**found, "variance_rank": variance_rank(lpg)}

@@ -62,8 +62,9 @@ def test_a_network_says_by_which_trials_of_the_head_it_was_chosen(monkeypatch, t
     networks.run(scenario, tmp_path / "T3", tmp_path, "c", Console(quiet=True))
     made = json.loads((tmp_path / "T3" / "scenario.json").read_text())["entries"]
     *taken, (control, equal) = made.items()
-    assert [each["tried"] for _, each in taken] == [18, 18, 18]
-    assert [each["trials"] for _, each in taken] == [[trial]] * 3
+    assert [label for label, _ in taken][:3] == ["ce", "gce", "la"]
+    assert [each["tried"] for _, each in taken] == [18] * 4
+    assert [each["trials"] for _, each in taken] == [[trial]] * 4
     assert (control[:6], equal["trials"], equal["tried"]) == ("equal-", [], 0)
 
 

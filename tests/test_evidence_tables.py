@@ -29,6 +29,22 @@ def test_numbers_have_fixed_digits_and_no_negative_zero(value, sign, text):
     assert wording.number(value, 1, sign) == text
 
 
+@pytest.mark.parametrize(
+    ("recorded", "shown"),
+    [
+        ("python -m evidence run T2 digits_longtail50 --only=la", "python -m evidence run digits_longtail50"),
+        (
+            "python -m evidence run a --only=b --chosen=/mine",
+            "python -m evidence run digits_longtail50 --chosen=results",
+        ),
+        ("", ""),
+    ],
+)
+def test_the_command_of_a_table_makes_all_its_rows(scenario, recorded, shown):
+    """However its runs were continued last."""
+    assert wording.scenario_command(scenario._replace(command=recorded)) == shown
+
+
 def test_the_command_of_a_row_is_that_of_its_run(scenario):
     command = shlex.split(wording.run_command(scenario, "lpg", 3))
     assert command[:2] == ["python", "launch.py"]
@@ -83,7 +99,7 @@ def test_markdown_says_what_a_reader_must_know(scenario):
         "best baseline: la",
         "not by test figures",
         "n = 4 seeds (0-3)",
-        "python -m evidence run T1 --only=ce\n",
+        "python -m evidence run digits_longtail50\n",
         "revision abc; a machine; jax 0.10.2",
         "538 training examples",
         "the noise rate",

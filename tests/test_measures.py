@@ -181,14 +181,14 @@ def test_what_is_dampened_is_said_by_each_method_and_held_against_plain_training
     variance = [0.3, 0.2, 0.1] + [0.0] * 7
     lpg = predicting(model, [0, 1, 2, 1, 1, 1, 2, 2], GIVEN, CLEAN, class_margin=MARGIN, class_grad_variance=variance)
     other = predicting(model, [0, 0, 0, 1, 1, 0, 2, 2], GIVEN, CLEAN, class_margin=[-x for x in MARGIN])
-    found = wrong_labels.of_seed(plain, lpg, other, symmetric=False)
+    found = wrong_labels.of_seed(plain, lpg, other, same_rate=False)
     wanted = {"memorised_lpg": -1, "memorised_random": -1, "beyond_right_lpg": -1, "beyond_right_random": -1}
     assert found == pytest.approx(wanted | {"variance_rank": 1})
     less = predicting(model, [5] * 8, GIVEN, CLEAN, class_margin=MARGIN, class_grad_variance=variance)  # of everything
-    assert wrong_labels.of_seed(plain, less, less, symmetric=True)["beyond_right_lpg"] == 0
+    assert wrong_labels.of_seed(plain, less, less, same_rate=True)["beyond_right_lpg"] == 0
     turned = lpg._replace(logged=lpg.logged | {"class_grad_variance": [-value for value in variance]})
-    assert wrong_labels.of_seed(plain, turned, other, symmetric=False)["variance_rank"] == pytest.approx(-1)
-    assert "variance_rank" not in wrong_labels.of_seed(plain, lpg, other, symmetric=True)
+    assert wrong_labels.of_seed(plain, turned, other, same_rate=False)["variance_rank"] == pytest.approx(-1)
+    assert "variance_rank" not in wrong_labels.of_seed(plain, lpg, other, same_rate=True)
 
 
 # --- the files

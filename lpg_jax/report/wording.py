@@ -88,8 +88,14 @@ def without_paths(command: str) -> str:
 
 
 def scenario_command(scenario: Scenario) -> str:
-    """The command line that made the runs of a scenario, as a reader would give it."""
-    return without_paths(scenario.command)
+    """The command line that makes the runs of a scenario, as a reader would give it; "": it is not known.
+
+    What is recorded is how the runs were last continued, perhaps beside other scenarios and of some entries only.
+    """
+    if not scenario.command:
+        return ""
+    chosen = re.findall(r"\s--chosen=\S+", without_paths(scenario.command))
+    return f"python -m evidence run {scenario.name}{''.join(chosen)}"
 
 
 def scenarios_command(names: Sequence[str], measured: Sequence[str] = ()) -> str:

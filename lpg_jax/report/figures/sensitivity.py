@@ -49,11 +49,15 @@ def draw(scenario: Scenario) -> Figure | None:
     lines = -(-len(found) // columns)
     figure = Figure(figsize=(style.WIDTH * max(columns, 2) / _COLUMNS, 2.6 * lines + 0.9), layout="constrained")
     seeds = marks.seeds_text(value for measured in found.values() for value in measured.values())
-    caption = (
-        f"{scenario.scale}. {seeds.capitalize()}; bands and bars: 95 % interval over seeds (Student's t). "
-        "Dashed, grey: cross-entropy. Dash-dotted: the closed form along the class mean, with its own bound. Dotted: "
-        "the value of the main table, by held-out data; tau and T are not tuned."
-    )
+    studies = [scenario.studies[name] for name in found]
+    parts = [
+        f"{scenario.scale}. {seeds.capitalize()}; bands and bars: 95 % interval over seeds (Student's t).",
+        "Dashed, grey: cross-entropy, with the weight decay chosen for it; the curve has that of LPG.",
+        "Dash-dotted: the closed form along the class mean, with its own bound." * any(map(_beside_closed, studies)),
+        "Dotted: the value of the main table, by held-out data.",
+        "tau and T are not tuned." * any(study.field != "lpg.epsilon" for study in studies),
+    ]
+    caption = " ".join(filter(None, parts))
     style.frame(figure, f"{scenario.title} ({scenario.tier}): sensitivity", caption)
     every = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for axes, (name, measured) in zip(every.flat, found.items(), strict=False):
@@ -96,6 +100,10 @@ def _places(axes: Axes, values: Sequence[Any]) -> list[float]:
     return places
 
 
+def _beside_closed(study: Study) -> bool:
+    return study.label == "lpg-pgd"
+
+
 def _reference(axes: Axes, scenario: Scenario, study: Study) -> None:
     """Cross-entropy with its interval; and beside PGD the closed form of what it solves (`CLOSED`)."""
     metric = metric_of(scenario)
@@ -103,6 +111,6 @@ def _reference(axes: Axes, scenario: Scenario, study: Study) -> None:
         mean, half = marks.percent(estimate(scenario.results["ce"], metric))
         axes.axhspan(mean - half, mean + half, color=style.GUIDE, alpha=0.2, linewidth=0)
         axes.axhline(mean, color=style.GUIDE, linewidth=1.2, linestyle="--", label="cross-entropy")
-    if scenario.results.get(CLOSED) and study.label == "lpg-pgd":
+    if scenario.results.get(CLOSED) and _beside_closed(study):
         mean, _ = marks.percent(estimate(scenario.results[CLOSED], metric))
         axes.axhline(mean, color=style.role_look("lpg")["color"], linewidth=1.2, linestyle="-.", label=CLOSED)
