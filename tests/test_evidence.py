@@ -33,9 +33,9 @@ def settings_of(entry):
 
 @pytest.mark.parametrize("kind", entries.ENTRIES)
 def test_every_method_has_as_many_trials(kind):
-    """Six at first; cross-entropy has the grid that all others share; nine controls keep what was chosen before."""
+    """Six at first; cross-entropy has the grid that all others share; some controls keep what was chosen before."""
     for label, entry in of_kind(kind).items():
-        kept = "ce" in entry.inherits or entry.inherits == ("lpg",) or "+random-lpg" in label
+        kept = "ce" in entry.inherits or label.startswith(("equal-", "scaled-")) or "+random-lpg" in label
         first = 1 if label == "ce" else 0 if kept else 6
         assert len(plan.at_first(entry)) == first, label
         assert len({json.dumps(dict(trial)) for trial in entry.trials}) == len(entry.trials)

@@ -37,6 +37,10 @@ TABLES = {path.stem.partition("-")[2]: read_csv(path) for path in sorted(RESULTS
 RECOMMENDED = json.loads(presets.RECOMMENDED.read_text(encoding="utf-8"))
 
 
+def test_every_problem_has_a_table():
+    assert TABLES.keys() == SCENARIOS.keys()
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_every_entry_has_its_seeds_and_a_command_that_is_its_config(name, monkeypatch):
     monkeypatch.chdir(ROOT)
