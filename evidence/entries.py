@@ -2,11 +2,12 @@
 
 Every method tries six values of its own, as LPG does of its eps, and more while the best is the last tried; each with
 three weight decays or more (`plan.wider`), at the learning rate that is chosen for cross-entropy before.
-A combination keeps what was chosen for its first part and tries LPG's eps in the same way (beside logit adjustment its
-slope, too: under long tails the varied bound is the best alone); its control, LPG on random classes beside that part,
-keeps all of it. "equal-lpg" and "scaled-ce" keep the options of "lpg", "equal-lpg-varied" those of "lpg-varied": what
-they change is what they control for. "lpg-decay", "random-decay" and "opposite-decay" show what LPG does to classes
-where nothing else differs from cross-entropy; their eps is the best at its weight decay.
+A combination keeps the options chosen for its first part (not the weight decay) and tries LPG's eps in the same way,
+under long tails beside logit adjustment its slope, too: there the varied bound is the best alone; its control, LPG on
+random classes beside that part, keeps all of it. "equal-lpg" and "scaled-ce" keep the options of "lpg",
+"equal-lpg-varied" those of "lpg-varied": what they change is what they control for. "lpg-decay", "random-decay" and
+"opposite-decay" show what LPG does to classes where nothing else differs from cross-entropy; their eps is the best at
+its weight decay.
 """
 
 from collections.abc import Iterable, Mapping

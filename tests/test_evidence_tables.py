@@ -9,6 +9,7 @@ import pytest
 from given_runs import CE, LA, LPG, entry_of, write_runs, write_scenario
 from scipy import stats
 
+from evidence import __main__ as evidence_main
 from lpg_jax.report import evidence, evidence_tables, wording
 from lpg_jax.training import commandline
 
@@ -43,6 +44,14 @@ def test_numbers_have_fixed_digits_and_no_negative_zero(value, sign, text):
 def test_the_command_of_a_table_makes_all_its_rows(scenario, recorded, shown):
     """However its runs were continued last."""
     assert wording.scenario_command(scenario._replace(command=recorded)) == shown
+
+
+def test_the_command_of_a_network_makes_its_heads_first(scenario):
+    network = scenario._replace(tier="T3", name="cifar10_human_resnet8", command="python -m evidence run T3")
+    shown = "python -m evidence run cifar10_human cifar10_human_resnet8"
+    assert wording.scenario_command(network) == shown
+    names = shown.split()[4:]
+    assert [each.name for each in evidence_main.scenarios_of(names)] == names
 
 
 def test_the_command_of_a_row_is_that_of_its_run(scenario):
