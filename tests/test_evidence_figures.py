@@ -290,6 +290,9 @@ def test_sensitivity_shows_every_value_beside_cross_entropy(scenarios):
     (line,) = closed.pop(titles["Study steps"])
     assert line.get_ydata()[0] == pytest.approx(100 * intervals.estimate(scenario.results["lpg-mean"], "balanced").mean)
     assert not any(closed.values())  # the default moves each example along its own gradient, which is another problem
+    assert "Dash-dotted" in caption(figure)
+    alone = caption(drawn(sensitivity.draw(scenario._replace(studies={"epsilon": study}))))
+    assert "Dash-dotted" not in alone
     assert sensitivity.draw(named(scenarios, "human")) is None
 
 

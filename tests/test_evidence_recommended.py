@@ -8,7 +8,7 @@ from rich.console import Console
 
 from configs import cifar_longtail, cifar_noisy, heads, presets
 from evidence import __main__ as evidence
-from evidence import entries, networks, scribe
+from evidence import entries, networks, plan, scribe
 from evidence.scenarios import SCENARIOS
 from lpg_jax.training import settings
 
@@ -63,6 +63,7 @@ def test_a_network_says_by_which_trials_of_the_head_it_was_chosen(monkeypatch, t
     made = json.loads((tmp_path / "T3" / "scenario.json").read_text())["entries"]
     *taken, (control, equal) = made.items()
     assert [label for label, _ in taken][:3] == ["ce", "gce", "la"]
+    assert len(made) == plan.NETWORKS["noisy"]
     assert [each["tried"] for _, each in taken] == [18] * 4
     assert [each["trials"] for _, each in taken] == [[trial]] * 4
     assert (control[:6], equal["trials"], equal["tried"]) == ("equal-", [], 0)

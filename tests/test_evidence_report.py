@@ -166,12 +166,15 @@ def test_the_best_is_chosen_by_held_out_scores_among_those_told_no_more_and_run(
     assert choice.resolve(scenario, "nowhere") is None
 
 
-def test_every_scenario_has_one_control_of_equal_norm(tmp_path):
-    """Of heads LPG with the fixed bound, of networks its best reading."""
+def test_the_control_of_equal_norm_is_the_first(tmp_path):
+    """Of heads LPG with the fixed bound (of long tails the varied one comes after it), of networks its best reading."""
     for name in ("equal-lpg", "equal-lpg-varied"):
         write_scenario(tmp_path / name, {"ce": entry_of(CE), name: entry_of(LPG, "control")})
         (found,) = evidence.read(tmp_path / name)
         assert choice.resolve(found, "@equal") == name
+    both = {name: entry_of(LPG, "control") for name in ("equal-lpg", "equal-lpg-varied")}
+    write_scenario(tmp_path / "both", {"ce": entry_of(CE), **both})
+    assert choice.resolve(evidence.read(tmp_path / "both")[0], "@equal") == "equal-lpg"
     write_scenario(tmp_path / "none", {"ce": entry_of(CE)})
     assert choice.resolve(evidence.read(tmp_path / "none")[0], "@equal") is None
 

@@ -10,7 +10,7 @@ from lpg_jax.report.evidence import Entry, Scenario
 # Of the paper's LPG, with the paper's split; the last only under a long tail.
 READINGS = ("lpg", "lpg-varied", "lpg-mean", "lpg-scale", "lpg-scale-varied", "lpg-pgd", "lpg-rare")
 LPG = "@lpg"  # in a claim: the reading that does best on held-out training data
-EQUAL = "@equal"  # in a claim: LPG at the gradient norm of cross-entropy, of which a scenario has one
+EQUAL = "@equal"  # in a claim: LPG at the gradient norm of cross-entropy, the first there is
 
 
 def best(scenario: Scenario, wanted: Callable[[Entry], bool]) -> str | None:
