@@ -118,6 +118,10 @@ def _readings(text: str, fixed: Fields, slopes: tuple[Fields, ...]) -> list[Entr
     return [Entry(label, title, LPG, "lpg", trials, fields) for label, title, trials, fields in rows]
 
 
+def _gce() -> Entry:
+    return Entry("gce", "GCE", BASELINE, "gce", one("losses.gce.q", 0.1, 0.3, 0.5, 0.7, 0.9, 1.0))
+
+
 def _by_example(label: str, amplified: str) -> Entry:
     trials = one("operators.sample_lpg.epsilon", 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
     fixed = {"operators.sample_lpg.statistic": "loss", "operators.sample_lpg.amplify": amplified}
@@ -209,6 +213,7 @@ def longtail(held_out: Fields) -> list[Entry]:
             one("descent.tau_norm.tau", 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0),
         ),
         lpl,
+        _gce(),
         *_lpg("frequency", "frequency", {"lpg.threshold": 0.5}, held_out),
         Entry(
             "equal-lpg-varied",
@@ -234,7 +239,7 @@ def noisy(held_out: Fields) -> list[Entry]:
     """
     sce = [(0.1, 1.0), (1.0, 1.0), (6.0, 0.1), (0.01, 1.0), (1.0, 0.3), (0.1, 5.0)]
     pairs = [(1.0, 0.0), (2.0, 0.0), (4.0, 0.5), (8.0, 0.5), (8.0, 1.0), (16.0, 1.0)]
-    gce = Entry("gce", "GCE", BASELINE, "gce", one("losses.gce.q", 0.1, 0.3, 0.5, 0.7, 0.9, 1.0))
+    gce = _gce()
     lpl, fixed = _lpl("accuracy", 20), {"lpg.split": "gradient_variance", "lpg.threshold": "mean"}
     return [
         *_plain(),

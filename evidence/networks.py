@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.console import Console
 
-from configs import heads
 from evidence import entries, plan
 from evidence.entries import Entry
 from evidence.scenarios import SCENARIOS, Scenario
@@ -17,25 +16,24 @@ from evidence.scribe import FILE, Scribe
 from lpg_jax.report.choice import READINGS
 from lpg_jax.training import workdir
 
-RIVALS = {"longtail": ("la",), "noisy": ("gce", "la")}
+RIVALS = ("gce", "la")
 
 
-def entries_of(tuned: dict[str, Any], kind: str) -> list[Entry]:
+def entries_of(tuned: dict[str, Any]) -> list[Entry]:
     """Cross-entropy, the rivals, the best reading of LPG by scores on what was held out, and its equal-norm control.
 
     Args:
       tuned: scenario.json of the same problem on features.
-      kind: "longtail" or "noisy".
 
     Returns:
       Entries without trials.
 
     Example:
-      >>> found = {"ce": {"role": "baseline"}, "la": {"role": "baseline"}, "lpg": {"role": "lpg"}}
+      >>> found = dict.fromkeys(("ce", "gce", "la"), {"role": "baseline"}) | {"lpg": {"role": "lpg"}}
       >>> trial = {"mean": 0.5, "chosen": True}
       >>> rows = {k: v | {"title": k, "method": k, "fields": {}, "trials": [trial]} for k, v in found.items()}
-      >>> [entry.label for entry in entries_of({"entries": rows}, "longtail")]
-      ['ce', 'la', 'lpg', 'equal-lpg']
+      >>> [entry.label for entry in entries_of({"entries": rows})]
+      ['ce', 'gce', 'la', 'lpg', 'equal-lpg']
     """
     rows = tuned["entries"]
     best = max(
@@ -43,7 +41,7 @@ def entries_of(tuned: dict[str, Any], kind: str) -> list[Entry]:
     )
     made = [
         Entry(label, rows[label]["title"], rows[label]["role"], rows[label]["method"], fixed=_options(rows[label]))
-        for label in ("ce", *RIVALS[kind], best)
+        for label in ("ce", *RIVALS, best)
     ]
     control = Entry(f"equal-{best}", f"{rows[best]['title']}, at the gradient norm of cross-entropy", entries.CONTROL,
                     "equal_lpg", inherits=(best,))  # fmt: skip
@@ -76,7 +74,7 @@ def run(scenario: Scenario, home: Path, runs: Path, command: str, console: Conso
     tuned = workdir.read_json(path, dict)
     if missing := entries.of_kind(source.kind, tuned["base"], source.held_out).keys() - tuned["entries"].keys():
         raise ValueError(f"{path}: nothing is chosen yet for {', '.join(sorted(missing))}; {before}")
-    for entry in entries_of(tuned, heads.KINDS[scenario.problem]):
+    for entry in entries_of(tuned):
         scribe.entry(entry, base)
         if entry.role != entries.CONTROL:
             its = tuned["entries"][entry.label]  # by which it was chosen

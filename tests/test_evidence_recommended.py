@@ -17,7 +17,12 @@ BASE = {"train.learning_rate": 0.1, "train.weight_decay": 5e-4}
 
 def test_a_network_takes_over_options_but_no_weight_decay_of_a_head():
     chosen = {"train.weight_decay": 0.05, "train.learning_rate": 0.4}
-    fields = {"ce": chosen, "la": {"losses.la.tau": 1.2, **chosen}, "lpg": {"lpg.epsilon": 0.3, **chosen}}
+    fields = {
+        "ce": chosen,
+        "gce": {"losses.gce.q": 0.3, **chosen},
+        "la": {"losses.la.tau": 1.2, **chosen},
+        "lpg": {"lpg.epsilon": 0.3, **chosen},
+    }
     trial = {"mean": 0.5, "chosen": True}
     rows = {
         name: {
@@ -29,8 +34,14 @@ def test_a_network_takes_over_options_but_no_weight_decay_of_a_head():
         }
         for name, its in fields.items()
     }
-    made = networks.entries_of({"entries": rows}, "longtail")
-    assert [dict(entry.fixed) for entry in made] == [{}, {"losses.la.tau": 1.2}, {"lpg.epsilon": 0.3}, {}]
+    made = networks.entries_of({"entries": rows})
+    assert [dict(entry.fixed) for entry in made] == [
+        {},
+        {"losses.gce.q": 0.3},
+        {"losses.la.tau": 1.2},
+        {"lpg.epsilon": 0.3},
+        {},
+    ]
     assert made[-1].inherits == ("lpg",)
 
 
@@ -63,7 +74,7 @@ def test_a_network_says_by_which_trials_of_the_head_it_was_chosen(monkeypatch, t
     made = json.loads((tmp_path / "T3" / "scenario.json").read_text())["entries"]
     *taken, (control, equal) = made.items()
     assert [label for label, _ in taken][:3] == ["ce", "gce", "la"]
-    assert len(made) == plan.NETWORKS["noisy"]
+    assert len(made) == plan.NETWORK
     assert [each["tried"] for _, each in taken] == [18] * 4
     assert [each["trials"] for _, each in taken] == [[trial]] * 4
     assert (control[:6], equal["trials"], equal["tried"]) == ("equal-", [], 0)

@@ -116,7 +116,8 @@ _WITHIN_5 = "Within 5 points of it. On a ResNet-32; interval of a median over ro
 _SYMMETRIC = ("_symmetric",)
 _MAPPED = ("lpg-varied", "lpg-decay")  # whose features are measured
 # every baseline of the tables of long tails, and the methods for wrong labels that are told no more than the others
-LONGTAIL = ("ce", "smooth", "mixup", "focal", "sam", "la", "posthoc", "cb", "resample", "ldam", "tau-norm", "lpl")
+LONGTAIL = ("ce", "smooth", "mixup", "focal", "sam", "la", "posthoc", "cb", "resample", "ldam", "tau-norm", "lpl",
+            "gce")  # fmt: skip
 NOISY = ("gce", "sce", "phuber", "ogc", "gr")
 
 CLAIMS: tuple[Claim, ...] = (
