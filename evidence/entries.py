@@ -14,10 +14,12 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
+from lpg_jax.report import choice
+
 Fields: TypeAlias = Mapping[str, Any]  # dotted field of a config -> value
 
 BASELINE, LPG, CONTROL, COMBINATION = "baseline", "lpg", "control", "combination"
-RATES, DECAY = "train.learning_rate", "train.weight_decay"
+RATES, DECAY = "train.learning_rate", choice.DECAY
 
 
 class Entry(NamedTuple):

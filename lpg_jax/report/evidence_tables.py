@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lpg_jax.report import published
-from lpg_jax.report.choice import best_baseline, by_role
+from lpg_jax.report.choice import at_first, best_baseline, by_more_trials, by_role
 from lpg_jax.report.evidence import ROLES, Result, Scenario
 from lpg_jax.report.intervals import Estimate, difference, estimate, metric_of
 from lpg_jax.report.records import SCORES, TRAINING
@@ -83,7 +83,8 @@ def save(scenarios: Sequence[Scenario], out: Path) -> list[Path]:
     | tables/*.csv | the same in fractions and all scores, chosen fields, trials, and the command of the first run |
     | runs.csv | a row per run: figures, seconds |
     | studies.csv | a row per run of a study: its field, the value, figures |
-    | trials.csv | a row per setting that was tried, as far as that is known: fields, score on what was held out |
+    | trials.csv | a row per setting that was tried, as far as that is known: fields, score on what was held out, |
+    | | `first`: 1 for those, as many for each entry, with which tuning began; empty: not known |
     | measures.csv | a row per seed of what was measured on trained heads |
     | evidence.json | per scenario: command, revision, versions, machine, seeds, runs that are there, runs that failed |
 
@@ -199,6 +200,13 @@ def _chosen(scenario: Scenario, made: Sequence[Row]) -> list[str]:
             f"For all, over the config: {fields_text(scenario.base)}. Options of methods are those chosen for a head "
             "on features of the same images; trials and scores are the head's."
         )
+    elif changed := by_more_trials(scenario):
+        others = [label for label, is_changed in changed.items() if is_changed]
+        lines[2] += (
+            f" Entries begin with the same number of trials; of {len(changed)} all of whose trials are known "
+            f"{len(changed) - len(others)} would be chosen the same among those alone"
+            f"{', not ' if others else ''}{', '.join(others)}."
+        )
     table = [["entry", "title", "fields", "trials", "held-out balanced accuracy"], ["---"] * 5]
     for row in made:
         entry = scenario.entries[row.label]
@@ -275,11 +283,13 @@ def _measure_lines(scenarios: Sequence[Scenario]) -> list[dict[str, Any]]:
 def _trial_lines(scenarios: Sequence[Scenario]) -> list[dict[str, Any]]:
     return [
         {"tier": scenario.tier, "scenario": scenario.name, "label": label, "trials": entry.tried,
+         "first": int(trial in first) if first else "",
          "fields": json.dumps(trial.fields, sort_keys=True), "n": trial.n, "chosen": int(trial.chosen),
          **_numbers("held_out", Estimate(trial.mean, trial.half, trial.n))}
         for scenario in scenarios
         if scenario.tier != "T3"  # whose trials are those of T2
         for label, entry in scenario.entries.items()
+        for first in [at_first(scenario, label)]
         for trial in entry.trials
     ]  # fmt: skip
 
