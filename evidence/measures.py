@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import ml_collections
 import numpy as np
 
 import probe
@@ -69,8 +70,15 @@ def _gap(home: Path, seed: int) -> dict[str, float]:
 
 def _of_noise(model_of: Callable[[str, str, int], Model], seed: int, scenario: Scenario) -> dict[str, float]:
     made = model_of("ce", "ce", seed), model_of("lpg-decay", "lpg", seed), model_of("random-decay", "random_lpg", seed)
-    same_rate = scenario.problem.startswith("symmetric") or scenario.name == "cifar100_asymmetric40"
-    return wrong_labels.of_seed(*made, same_rate=same_rate)
+    return wrong_labels.of_seed(*made, same_rate=same_rate(scenario.config().data.noise))
+
+
+def same_rate(noise: ml_collections.ConfigDict) -> bool:
+    """Whether all classes have the same share of wrong labels, up to chance, by the fields of config.data.noise."""
+    if noise.kind == "matrix":
+        right = np.diagonal(np.load(str(noise.path)))
+        return bool(np.allclose(right, right[0]))
+    return noise.kind == "symmetric"
 
 
 def _content(rows: dict[int, dict[str, float]], command: str) -> dict[str, dict[str, object]]:

@@ -7,9 +7,10 @@ import pytest
 from scipy import optimize, special
 from tiny_config import tiny
 
+from configs import heads
 from evidence import class_gradients, measures, propositions, trained, wrong_labels
 from evidence.scenarios import SCENARIOS
-from lpg_jax import training
+from lpg_jax import data, training
 from lpg_jax.training import recipe, state
 
 
@@ -189,6 +190,20 @@ def test_what_is_dampened_is_said_by_each_method_and_held_against_plain_training
     turned = lpg._replace(logged=lpg.logged | {"class_grad_variance": [-value for value in variance]})
     assert wrong_labels.of_seed(plain, turned, other, same_rate=False)["variance_rank"] == pytest.approx(-1)
     assert "variance_rank" not in wrong_labels.of_seed(plain, lpg, other, same_rate=True)
+
+
+@pytest.mark.parametrize(("name", "same"), [("cifar10", False), ("cifar100", True)])
+def test_pairs_of_classes_share_one_rate_only_if_every_class_has_a_pair(name, same, tmp_path, monkeypatch):
+    """Of CIFAR-10 five classes are mistaken for another one, of CIFAR-100 all."""
+    monkeypatch.setattr(heads, "FEATURES", str(tmp_path))
+    noise = SCENARIOS[f"{name}_asymmetric40"].config().data.noise
+    np.save(noise.path, data.transition_matrix("asymmetric", 0.4, int(name.removeprefix("cifar")), False, name))
+    assert measures.same_rate(noise) is same
+
+
+@pytest.mark.parametrize(("name", "same"), [("cifar10_symmetric20", True), ("cifar100_human", False)])
+def test_symmetric_noise_has_one_rate_and_human_labels_have_many(name, same):
+    assert measures.same_rate(SCENARIOS[name].config().data.noise) is same
 
 
 # --- the files
