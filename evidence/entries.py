@@ -130,19 +130,20 @@ def _by_example(label: str, amplified: str) -> Entry:
     return Entry(label, f"LPG per example, by loss, {amplified} ones amplified", LPG, "sample_lpg", trials, fixed)
 
 
-def _controls(text: str, fixed: Fields) -> list[Entry]:
+def _controls(text: str, fixed: Fields, of: str = "lpg") -> list[Entry]:
     """Signs reversed, other classes, and the two halves of what LPG does: directions and step size."""
-    reverse, random = {**fixed, "lpg.opposite": True}, "LPG, the same margins on random classes"
+    reverse, title = {**fixed, "lpg.opposite": True}, "LPG" if of == "lpg" else f"LPG by {text}"
     made = [
-        Entry("lpg-opposite", f"LPG by {text}, signs reversed", CONTROL, "lpg", EPSILONS, reverse),
-        Entry("random-lpg", random, CONTROL, "random_lpg", EPSILONS, fixed, seeded=SEEDED),
-    ]
+        Entry(f"{of}-opposite", f"LPG by {text}, signs reversed", CONTROL, "lpg", EPSILONS, reverse),
+        Entry(f"random-{of}", f"{title}, the same margins on random classes", CONTROL, "random_lpg", EPSILONS, fixed,
+              seeded=SEEDED),
+    ]  # fmt: skip
     halves = {
-        "equal-lpg": ("LPG at the gradient norm of cross-entropy", "equal_lpg"),
-        "scaled-ce": ("cross-entropy at the gradient norm of LPG", "scaled_ce"),
+        f"equal-{of}": (f"{title} at the gradient norm of cross-entropy", "equal_lpg"),
+        f"scaled-ce{of.removeprefix('lpg')}": (f"cross-entropy at the gradient norm of {title}", "scaled_ce"),
     }
     for label, (title, method) in halves.items():
-        made.append(Entry(label, title, CONTROL, method, fixed=fixed, inherits=("lpg",)))
+        made.append(Entry(label, title, CONTROL, method, fixed=fixed, inherits=(of,)))
     return made
 
 
@@ -161,22 +162,10 @@ def _with_lpg(
     return made
 
 
-def _also(split: str, text: str, *labels: str) -> list[Entry]:
-    """The same with another split, and reversed if there are two labels."""
-    made = [
-        Entry(
-            labels[0],
-            f"LPG by {text}, fixed bound",
-            LPG,
-            "lpg",
-            EPSILONS,
-            {"lpg.split": split, "lpg.threshold": "mean"},
-        )
-    ]
-    reverse = {"lpg.split": split, "lpg.threshold": "mean", "lpg.opposite": True}
-    return made + [
-        Entry(label, f"LPG by {text}, signs reversed", CONTROL, "lpg", EPSILONS, reverse) for label in labels[1:]
-    ]
+def _also(split: str, text: str, label: str) -> Entry:
+    """The same with another split."""
+    fixed = {"lpg.split": split, "lpg.threshold": "mean"}
+    return Entry(label, f"LPG by {text}, fixed bound", LPG, "lpg", EPSILONS, fixed)
 
 
 def longtail(held_out: Fields) -> list[Entry]:
@@ -226,8 +215,8 @@ def longtail(held_out: Fields) -> list[Entry]:
             inherits=("lpg-varied",),
         ),
         Entry("lpg-rare", "LPG by frequency, threshold below the middle", LPG, "lpg", rare, {"lpg.split": "frequency"}),
-        *_also("accuracy", "accuracy", "lpg-accuracy"),
-        *_also("gradient_variance", "gradient variance", "lpg-variance"),
+        _also("accuracy", "accuracy", "lpg-accuracy"),
+        _also("gradient_variance", "gradient variance", "lpg-variance"),
         *_with_lpg((la, lpl), fixed),
         *_with_lpg((sam,), fixed, EPSILONS),
         *_with_lpg((la,), fixed, SMALL_SLOPES, varied=True),
@@ -241,7 +230,7 @@ def noisy(held_out: Fields) -> list[Entry]:
     """
     sce = [(0.1, 1.0), (1.0, 1.0), (6.0, 0.1), (0.01, 1.0), (1.0, 0.3), (0.1, 5.0)]
     pairs = [(1.0, 0.0), (2.0, 0.0), (4.0, 0.5), (8.0, 0.5), (8.0, 1.0), (16.0, 1.0)]
-    gce = _gce()
+    gce, accuracy = _gce(), _also("accuracy", "accuracy", "lpg-accuracy")
     lpl, fixed = _lpl("accuracy", 20), {"lpg.split": "gradient_variance", "lpg.threshold": "mean"}
     return [
         *_plain(),
@@ -280,7 +269,8 @@ def noisy(held_out: Fields) -> list[Entry]:
         _la(),
         lpl,
         *_lpg("gradient_variance", "gradient variance", {"lpg.threshold": "mean"}, held_out),
-        *_also("accuracy", "accuracy", "lpg-accuracy", "lpg-accuracy-opposite"),
+        accuracy,
+        *_controls("accuracy", accuracy.fixed, accuracy.label),
         *_with_lpg((gce, lpl), fixed),
         *_with_lpg(_plain()[-1:], fixed, EPSILONS),
     ]
@@ -297,7 +287,7 @@ def balanced(held_out: Fields) -> list[Entry]:
         Entry("gradient-noise", "gradient noise", BASELINE, "ce", noise, {"train.gradient_noise_decay": 0.55}),
         lpl,
         *_lpg("accuracy", "accuracy", {"lpg.threshold": "mean"}, held_out),
-        *_also("gradient_variance", "gradient variance", "lpg-variance"),
+        _also("gradient_variance", "gradient variance", "lpg-variance"),
         *_with_lpg((mixup, lpl), fixed),
         *_with_lpg((sam,), fixed, EPSILONS),
     ]

@@ -62,12 +62,12 @@ def advise(scenario: Scenario) -> Advice:
 
 def _on_random_classes(scenario: Scenario, label: str | None) -> str | None:
     """The control that draws its classes by chance; None: there is none with its split (by example, with learnt bounds,
-    by another split than the paper's)."""
+    by a split that has none)."""
     if label is None or "+lpg" in label:
         return label and label.replace("+lpg", "+random-lpg")
-    entry, control = scenario.entries[label], scenario.entries.get("random-lpg")
-    split = entry.fields.get("lpg.split")
-    return "random-lpg" if control and split and control.fields.get("lpg.split") == split else None
+    split = scenario.entries[label].fields.get("lpg.split")
+    found = [name for name in (f"random-{label}", "random-lpg") if name in scenario.entries]
+    return next((name for name in found if split and scenario.entries[name].fields.get("lpg.split") == split), None)
 
 
 def recommended(scenarios: Sequence[Scenario]) -> dict[str, dict[str, Any]]:
