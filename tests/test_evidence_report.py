@@ -263,6 +263,16 @@ def test_random_classes_are_a_control_of_the_same_split_only(tmp_path, fields, w
     assert (found.with_lpg, found.lpg_over_random.n) == ("x", wanted and len(LPG))
 
 
+def test_a_split_is_held_against_random_classes_of_its_own(tmp_path):
+    fields = {"lpg.split": "accuracy"}
+    entries = {"ce": entry_of(CE, held_out=0.7), "x": entry_of(LPG, "lpg", 0.9, fields=fields)}
+    entries["random-lpg"] = entry_of([v + 0.1 for v in LPG], "control", fields={"lpg.split": "gradient_variance"})
+    entries["random-x"] = entry_of([v - 0.02 for v in LPG], "control", fields=fields)
+    write_scenario(tmp_path, entries)
+    found = advice.advise(evidence.read(tmp_path)[0])
+    assert found.lpg_over_random.mean == pytest.approx(0.02)
+
+
 def test_what_is_recommended_has_lpg_in_it_and_says_what_it_gains(runs, scenario, tmp_path):
     paths = advice.save([scenario], tmp_path / "out")
     (found,) = json.loads(paths[0].read_text()).values()

@@ -73,6 +73,9 @@ def test_controls_stand_in_every_table(name):
     controls = {"equal-lpg", "scaled-ce", "random-lpg", "lpg-opposite", "ce-lr", "ce-less", "lpg-decay", "random-decay"}
     if SCENARIOS[name].kind == "longtail":  # there the varied bound is the best reading
         controls |= {"equal-lpg-varied"}
+    if SCENARIOS[name].kind == "noisy":  # there splits are compared
+        controls |= {f"{each}-accuracy" for each in ("lpg", "random-lpg", "equal-lpg", "scaled-ce")}
+        controls |= {"lpg-accuracy-opposite"}
     combined = {label.replace("+lpg", "+random-lpg") for label in labels if "+lpg" in label}
     assert controls | {"learned-lpg", "sample-lpg"} | combined <= labels
 
@@ -164,6 +167,15 @@ def test_every_interval_of_readme_is_one_of_the_results():
     numbers = np.array([(float(mean.replace("−", "-")), float(half)) for mean, half in found])
     off = np.abs(numbers[:, None] - known[None]).max(axis=-1).min(axis=-1)
     assert not [each for each, by in zip(found, off, strict=True) if by > 0.00501]  # half a digit
+
+
+def test_readme_says_how_many_choices_more_trials_changed():
+    known = [row for row in read_csv(RESULTS / "trials.csv") if row["first"]]
+    entries = {(row["scenario"], row["label"]) for row in known}
+    same = sum(row["first"] == row["chosen"] == "1" for row in known)
+    assert f"of the {len(entries)} entries all of whose trials are kept {same} would" in " ".join(
+        evidence_section().split()
+    )
 
 
 def test_readme_has_the_lines_of_the_ledger():
