@@ -72,6 +72,6 @@ def test_a_table_says_what_more_trials_changed(scenario):
     same, other = (with_trials(scenario, entry, tried, settings[at]).entries["lpg"] for at in (4, -1))
     whole = scenario._replace(entries=scenario.entries | {"lpg": other, "cb": same._replace(label="cb")})
     text = evidence_tables.markdown(whole, evidence_tables.rows(whole))
-    assert "of 2 all of whose trials are known 1 would be chosen the same among those alone, not lpg." in text
+    assert "of the 2 all of whose trials are kept 1 would be chosen the same from those alone; not so: lpg." in text
     none = evidence_tables.markdown(scenario, evidence_tables.rows(scenario))
-    assert "whose trials are known" not in none
+    assert "whose trials are kept" not in none

@@ -203,9 +203,9 @@ def _chosen(scenario: Scenario, made: Sequence[Row]) -> list[str]:
     elif changed := by_more_trials(scenario):
         others = [label for label, is_changed in changed.items() if is_changed]
         lines[2] += (
-            f" Entries begin with the same number of trials; of {len(changed)} all of whose trials are known "
-            f"{len(changed) - len(others)} would be chosen the same among those alone"
-            f"{', not ' if others else ''}{', '.join(others)}."
+            f" Every entry began with the same number of trials; of the {len(changed)} all of whose trials are kept "
+            f"{len(changed) - len(others)} would be chosen the same from those alone"
+            f"{'; not so: ' if others else ''}{', '.join(others)}."
         )
     table = [["entry", "title", "fields", "trials", "held-out balanced accuracy"], ["---"] * 5]
     for row in made:
