@@ -15,12 +15,10 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
-from lpg_jax.report import choice
-
 Fields: TypeAlias = Mapping[str, Any]  # dotted field of a config -> value
 
 BASELINE, LPG, CONTROL, COMBINATION = "baseline", "lpg", "control", "combination"
-RATES, DECAY = "train.learning_rate", choice.DECAY
+RATES, DECAY = "train.learning_rate", "train.weight_decay"
 
 
 class Entry(NamedTuple):
@@ -132,16 +130,16 @@ def _by_example(label: str, amplified: str) -> Entry:
 
 
 def _controls(text: str, fixed: Fields, of: str = "lpg") -> list[Entry]:
-    """Signs reversed, other classes, and the two halves of what LPG does: directions and step size."""
-    reverse, title = {**fixed, "lpg.opposite": True}, "LPG" if of == "lpg" else f"LPG by {text}"
+    """Of an entry: signs reversed, other classes, and the two halves of what it does: directions and step size."""
+    reverse, name = {**fixed, "lpg.opposite": True}, "LPG" if of == "lpg" else f"LPG by {text}"
     made = [
         Entry(f"{of}-opposite", f"LPG by {text}, signs reversed", CONTROL, "lpg", EPSILONS, reverse),
-        Entry(f"random-{of}", f"{title}, the same margins on random classes", CONTROL, "random_lpg", EPSILONS, fixed,
+        Entry(f"random-{of}", f"{name}, the same margins on random classes", CONTROL, "random_lpg", EPSILONS, fixed,
               seeded=SEEDED),
     ]  # fmt: skip
     halves = {
-        f"equal-{of}": (f"{title} at the gradient norm of cross-entropy", "equal_lpg"),
-        f"scaled-ce{of.removeprefix('lpg')}": (f"cross-entropy at the gradient norm of {title}", "scaled_ce"),
+        f"equal-{of}": (f"{name} at the gradient norm of cross-entropy", "equal_lpg"),
+        f"scaled-ce{of.removeprefix('lpg')}": (f"cross-entropy at the gradient norm of {name}", "scaled_ce"),
     }
     for label, (title, method) in halves.items():
         made.append(Entry(label, title, CONTROL, method, fixed=fixed, inherits=(of,)))

@@ -74,9 +74,14 @@ def _of_noise(model_of: Callable[[str, str, int], Model], seed: int, scenario: S
 
 
 def same_rate(noise: ml_collections.ConfigDict) -> bool:
-    """Whether all classes have the same share of wrong labels, up to chance, by the fields of config.data.noise."""
+    """Whether the labels of every class, as given, are wrong at one rate, up to chance and with classes of one size.
+
+    Args:
+      noise: config.data.noise; of a matrix the file must be there.
+    """
     if noise.kind == "matrix":
-        right = np.diagonal(np.load(str(noise.path)))
+        given = np.load(str(noise.path))  # [true class, label]
+        right = np.diagonal(given) / given.sum(axis=0)
         return bool(np.allclose(right, right[0]))
     return noise.kind == "symmetric"
 

@@ -11,7 +11,6 @@ from scipy import stats
 from configs import heads
 from evidence.entries import DECAY, RATES, Entry, Fields, of_kind
 from evidence.scenarios import Scenario
-from lpg_jax.report.choice import FIRST_DECAYS, FIRST_VALUES
 from lpg_jax.training import sweep, workdir
 from lpg_jax.training.sweep import Outcome, Run
 
@@ -22,7 +21,8 @@ HELD_OUT = {"digits": 0.15, "cifar10": 0.2, "cifar100": 0.2}
 # Times the weight decay that the grid gives cross-entropy, for every value of every method's hyper-parameters, and for
 # cross-entropy: first the three in the middle, and while the best lies at an end of those tried, the next one.
 DECAYS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-MIDDLE = slice(DECAYS.index(FIRST_DECAYS[0]), DECAYS.index(FIRST_DECAYS[-1]) + 1)
+MIDDLE = slice(3, 6)
+FIRST = 6  # values that every method tries; then the next one, while the best is the last tried
 BASE = {
     "train.learning_rate": (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4),
     "train.weight_decay": (5e-4, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2),
@@ -101,7 +101,15 @@ def settings_of(entry: Entry, base: Fields, tried: Sequence[slice]) -> list[Fiel
 
 def at_first(entry: Entry) -> list[slice]:
     """The parts of `DECAYS` with which tuning begins, one for each value."""
-    return [MIDDLE] * len(entry.trials[:FIRST_VALUES])
+    return [MIDDLE] * len(entry.trials[:FIRST])
+
+
+def began(entry: Entry, base: Fields, chosen: Fields) -> bool | None:
+    """Whether what was chosen is one of the trials with which tuning began, as many for each entry; None: nothing was
+    to be chosen, or for cross-entropy, from whose grid all have their learning rate."""
+    if entry.label == "ce" or not entry.trials:
+        return None
+    return any(setting.items() <= dict(chosen).items() for setting in settings_of(entry, base, at_first(entry)))
 
 
 def wider(entry: Entry, base: Fields, tried: Sequence[slice], trials: Sequence[Trial]) -> list[slice]:
@@ -113,7 +121,7 @@ def wider(entry: Entry, base: Fields, tried: Sequence[slice], trials: Sequence[T
         at = decays.index(best.fields[DECAY])
         found.append(slice(max(min(part.start, at - 1), 0), min(max(part.stop, at + 2), len(DECAYS))))
     last = _value(chosen(trials)) == values[-1]
-    return found + [MIDDLE] * (last and FIRST_VALUES <= len(tried) < len(entry.trials))
+    return found + [MIDDLE] * (last and FIRST <= len(tried) < len(entry.trials))
 
 
 def best_at(trials: Sequence[Trial], decay: float) -> Fields:

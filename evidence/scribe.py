@@ -151,6 +151,12 @@ class Scribe:
     def write(self, base: entries.Fields) -> None:
         """What is known so far."""
         scenario, config = self.scenario, self.scenario.config()
+        if scenario.tier != "T3":
+            planned = entries.of_kind(scenario.kind, base, scenario.held_out)
+            known = {label: self.made[label] for label in planned if label in self.made}
+            for label, made in known.items():
+                made["began"] = plan.began(planned[label], base, made["fields"])
+            self.made = known | self.made  # in the order of the plan
         model = f"an MLP with {config.model.hidden[0]} units" if config.model.name == "mlp" else config.model.name
         content = {
             **{name: getattr(scenario, name) for name in ("tier", "kind", "data", "title")},

@@ -44,6 +44,7 @@ def write_scenario(runs, entries, kind="longtail", tier="T1", name="digits_longt
         planned[label] = {
             "title": f"title of {label}", "role": given["role"], "method": method, "fields": given.get("fields", {}),
             "inherits": [], "knows": given.get("knows", ""), "trials": trials, "errors": given.get("errors", {}),
+            "began": given.get("began"),
         }  # fmt: skip
         for seed, value in zip(SEEDS, given["values"], strict=False):
             per_class = given["per_class"][seed] if "per_class" in given else None

@@ -44,6 +44,46 @@ def test_every_method_has_as_many_trials(kind):
 
 
 @pytest.mark.parametrize("kind", entries.ENTRIES)
+def test_whether_tuning_began_with_what_was_chosen(kind):
+    """The first six values, each with half, once and twice the weight decay of cross-entropy."""
+    for label, entry in of_kind(kind).items():
+        everything = plan.settings_of(entry, BASE, [slice(0, len(plan.DECAYS))] * len(entry.trials))
+        found = {json.dumps(each): plan.began(entry, BASE, {**entry.fixed, **each}) for each in everything}
+        if label == "ce" or not entry.trials:
+            assert {*found.values(), plan.began(entry, BASE, BASE)} == {None}
+            continue
+        first = [{**value, entries.DECAY: decay} for value in entry.trials[:6] for decay in (2.5e-4, 5e-4, 1e-3)]
+        assert {json.loads(each)[entries.DECAY] for each, began in found.items() if began} == {2.5e-4, 5e-4, 1e-3}
+        assert [json.loads(each) for each, began in found.items() if began] == first, label
+        assert False in found.values()
+
+
+def test_what_is_kept_of_an_earlier_run_is_written_in_the_order_of_the_plan(tmp_path):
+    """With whether tuning began with what was chosen; what is no longer planned is kept, too."""
+    fields = {"losses.gce.q": 0.1, entries.DECAY: BASE[entries.DECAY]}
+    made = {label: {"fields": fields, "trials": []} for label in ("gone", "gce", "ce")}
+    made["la"] = {"fields": {"losses.la.tau": 1.0, entries.DECAY: 0.1 * BASE[entries.DECAY]}, "trials": []}
+    (tmp_path / scribe.FILE).write_text(json.dumps({"base": BASE, "entries": made}))
+    scribe.Scribe(SCENARIOS["digits_symmetric40"], tmp_path, "c", Console(quiet=True), keep=True).write(BASE)
+    found = json.loads((tmp_path / scribe.FILE).read_text())["entries"]
+    assert [(label, each.get("began")) for label, each in found.items()] == [
+        ("ce", None), ("gce", True), ("la", False), ("gone", None),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("of", ["lpg", "lpg-accuracy"])
+def test_controls_under_noise_change_one_thing(of):
+    made = of_kind("noisy")
+    scaled = f"scaled-ce{of.removeprefix('lpg')}"
+    methods_of = {f"random-{of}": "random_lpg", f"equal-{of}": "equal_lpg", scaled: "scaled_ce"}
+    for label, method in methods_of.items():
+        assert (made[label].fixed, made[label].method, made[label].role) == (made[of].fixed, method, entries.CONTROL)
+    assert made[f"{of}-opposite"].fixed == {**made[of].fixed, "lpg.opposite": True}
+    assert made[f"random-{of}"].trials == made[f"{of}-opposite"].trials == made[of].trials
+    assert made[f"equal-{of}"].inherits == made[scaled].inherits == (of,)
+
+
+@pytest.mark.parametrize("kind", entries.ENTRIES)
 def test_controls_at_the_weight_decay_of_cross_entropy(kind):
     """It is chosen as everybody's is, so it is known only when the others are made."""
     made = of_kind(kind)

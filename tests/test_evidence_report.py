@@ -256,18 +256,22 @@ def test_what_helps_is_better_than_the_same_on_random_classes(tmp_path):
 )
 def test_random_classes_are_a_control_of_the_same_split_only(tmp_path, fields, wanted):
     """Not of LPG by example, with learnt bounds or by another split, whose margins are others."""
-    control = entry_of([v + 0.1 for v in CE], "control", fields={"lpg.split": "frequency"})
+    control = entry_of([v + 0.1 for v in CE], "control", method="random_lpg", fields={"lpg.split": "frequency"})
     entries = {"ce": entry_of(CE, held_out=0.7), "x": entry_of(LPG, "lpg", 0.9, fields=fields), "random-lpg": control}
     write_scenario(tmp_path, entries)
     found = advice.advise(evidence.read(tmp_path)[0])
     assert (found.with_lpg, found.lpg_over_random.n) == ("x", wanted and len(LPG))
 
 
-def test_a_split_is_held_against_random_classes_of_its_own(tmp_path):
-    fields = {"lpg.split": "accuracy"}
-    entries = {"ce": entry_of(CE, held_out=0.7), "x": entry_of(LPG, "lpg", 0.9, fields=fields)}
-    entries["random-lpg"] = entry_of([v + 0.1 for v in LPG], "control", fields={"lpg.split": "gradient_variance"})
-    entries["random-x"] = entry_of([v - 0.02 for v in LPG], "control", fields=fields)
+@pytest.mark.parametrize("opposite", [False, True])
+def test_a_split_is_held_against_random_classes_of_its_own(tmp_path, opposite):
+    """Also with signs reversed."""
+    given, fields = {"method": "random_lpg"}, {"lpg.split": "accuracy"}
+    entries = {"ce": entry_of(CE, held_out=0.7)}
+    entries["x"] = entry_of(LPG, "control" if opposite else "lpg", 0.9, fields={**fields, "lpg.opposite": opposite})
+    others = {"lpg.split": "gradient_variance"}
+    entries["random-lpg"] = entry_of([v + 0.1 for v in LPG], "control", fields=others, **given)
+    entries["random-of-x"] = entry_of([v - 0.02 for v in LPG], "control", fields=fields, **given)
     write_scenario(tmp_path, entries)
     found = advice.advise(evidence.read(tmp_path)[0])
     assert found.lpg_over_random.mean == pytest.approx(0.02)

@@ -120,6 +120,18 @@ def test_markdown_says_what_a_reader_must_know(scenario):
     assert "/somebody" not in text
 
 
+def test_a_table_says_whose_choice_is_due_to_more_trials_than_all_had(tmp_path):
+    entries = {"ce": entry_of(CE, held_out=0.7), "lpg": entry_of(LPG, "lpg", 0.74, began=False)}
+    entries |= {"la": entry_of(LA, held_out=0.79, began=True), "cb": entry_of(LA, held_out=0.7, began=True)}
+    write_scenario(tmp_path, entries)
+    found = evidence.read(tmp_path)[0]
+    evidence_tables.save([found], tmp_path / "out")
+    text = (tmp_path / "out" / "tables" / "T1-digits_longtail50.md").read_text(encoding="utf-8")
+    assert "; 2 of 3 would be chosen the same from those alone; not so: lpg." in text
+    rows = read_csv(tmp_path / "out" / "tables" / "T1-digits_longtail50.csv")
+    assert {row["label"]: row["began"] for row in rows} == {"ce": "", "lpg": "0", "la": "1", "cb": "1"}
+
+
 def test_failed_runs_are_named(tmp_path):
     write_scenario(tmp_path, {"ce": entry_of(CE, errors={"2": "the loss is nan"})})
     found = evidence.read(tmp_path)[0]

@@ -201,6 +201,14 @@ def test_pairs_of_classes_share_one_rate_only_if_every_class_has_a_pair(name, sa
     assert measures.same_rate(noise) is same
 
 
+def test_one_rate_of_images_can_be_many_of_labels(tmp_path):
+    """A class is its label as given: the first one here has no wrong labels, though each loses as many."""
+    noise = SCENARIOS["cifar10_asymmetric40"].config().data.noise
+    noise.path = str(tmp_path / "matrix.npy")
+    np.save(noise.path, [[0.6, 0.4, 0.0], [0.0, 0.6, 0.4], [0.0, 0.4, 0.6]])
+    assert not measures.same_rate(noise)
+
+
 @pytest.mark.parametrize(("name", "same"), [("cifar10_symmetric20", True), ("cifar100_human", False)])
 def test_symmetric_noise_has_one_rate_and_human_labels_have_many(name, same):
     assert measures.same_rate(SCENARIOS[name].config().data.noise) is same

@@ -76,6 +76,9 @@ def test_controls_stand_in_every_table(name):
     if SCENARIOS[name].kind == "noisy":  # there splits are compared
         controls |= {f"{each}-accuracy" for each in ("lpg", "random-lpg", "equal-lpg", "scaled-ce")}
         controls |= {"lpg-accuracy-opposite"}
+        rows = {row["label"]: json.loads(row["fields"]) for row in TABLES[name]}
+        assert rows["lpg-accuracy"]["lpg.split"] == rows["random-lpg-accuracy"]["lpg.split"] == "accuracy"
+        assert rows["equal-lpg-accuracy"] == rows["scaled-ce-accuracy"] == rows["lpg-accuracy"]
     combined = {label.replace("+lpg", "+random-lpg") for label in labels if "+lpg" in label}
     assert controls | {"learned-lpg", "sample-lpg"} | combined <= labels
 
@@ -169,13 +172,21 @@ def test_every_interval_of_readme_is_one_of_the_results():
     assert not [each for each, by in zip(found, off, strict=True) if by > 0.00501]  # half a digit
 
 
-def test_readme_says_how_many_choices_more_trials_changed():
-    known = [row for row in read_csv(RESULTS / "trials.csv") if row["first"]]
-    entries = {(row["scenario"], row["label"]) for row in known}
-    same = sum(row["first"] == row["chosen"] == "1" for row in known)
-    assert f"of the {len(entries)} entries all of whose trials are kept {same} would" in " ".join(
-        evidence_section().split()
+def test_readme_says_whose_choice_is_due_to_more_trials():
+    rows = [row for name, table in TABLES.items() if SCENARIOS[name].tier != "T3" for row in table if row["began"]]
+    others = [row for row in rows if row["began"] == "0"]
+    of_lpg = [row for row in others if row["role"] == "lpg"]
+    text = " ".join(evidence_section().split())
+    assert f"{len(rows) - len(others)} of {len(rows)} entries would be chosen the same from the first 18" in text
+    for row in of_lpg:
+        assert f"`{row['label']}` on {row['scenario']}" in text
+    with_lpg = sum(row["role"] == "combination" for row in others)
+    controls = sum(row["role"] == "control" for row in others)
+    baselines = len(others) - len(of_lpg) - with_lpg - controls
+    numbers = (
+        f"{baselines} baselines, {controls} controls, {with_lpg} methods with LPG beside them, {len(of_lpg)} LPG alone"
     )
+    assert numbers in text
 
 
 def test_readme_has_the_lines_of_the_ledger():

@@ -61,13 +61,12 @@ def advise(scenario: Scenario) -> Advice:
 
 
 def _on_random_classes(scenario: Scenario, label: str | None) -> str | None:
-    """The control that draws its classes by chance; None: there is none with its split (by example, with learnt bounds,
-    by a split that has none)."""
+    """The control with its split that draws its classes by chance; None: there is none."""
     if label is None or "+lpg" in label:
         return label and label.replace("+lpg", "+random-lpg")
     split = scenario.entries[label].fields.get("lpg.split")
-    found = [name for name in (f"random-{label}", "random-lpg") if name in scenario.entries]
-    return next((name for name in found if split and scenario.entries[name].fields.get("lpg.split") == split), None)
+    drawn = [name for name, entry in scenario.entries.items() if split and entry.method == "random_lpg"]
+    return next((name for name in drawn if scenario.entries[name].fields.get("lpg.split") == split), None)
 
 
 def recommended(scenarios: Sequence[Scenario]) -> dict[str, dict[str, Any]]:

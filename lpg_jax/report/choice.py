@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable
 
-from lpg_jax.report.evidence import Entry, Scenario, Trial
+from lpg_jax.report.evidence import Entry, Scenario
 
 # Of the paper's LPG, with the paper's split; the last only under a long tail.
 READINGS = ("lpg", "lpg-varied", "lpg-mean", "lpg-scale", "lpg-scale-varied", "lpg-pgd", "lpg-rare")
 LPG = "@lpg"  # in a claim: the reading that does best on held-out training data
 EQUAL = "@equal"  # in a claim: LPG at the gradient norm of cross-entropy, the first there is
-
-DECAY = "train.weight_decay"
-FIRST_VALUES = 6  # of its hyper-parameters that every method tries; more while the last is the best
-FIRST_DECAYS = (0.5, 1.0, 2.0)  # times the weight decay of cross-entropy, with each value; more while one at an end is
 
 
 def best(scenario: Scenario, wanted: Callable[[Entry], bool]) -> str | None:
@@ -60,35 +55,3 @@ def by_role(scenario: Scenario, roles: Iterable[str]) -> list[str]:
     """Labels in the order of the roles, then of scenario.json."""
     order = {role: place for place, role in enumerate(roles)}
     return sorted(scenario.entries, key=lambda label: order[scenario.entries[label].role])
-
-
-def at_first(scenario: Scenario, label: str) -> tuple[Trial, ...]:
-    """The trials with which the tuning of an entry began, as many for each: 18, if it was tuned by itself.
-
-    Cross-entropy has none: its grid gave all others their learning rate. What is added to another method was tried
-    with what had been chosen for that one among all of its trials.
-
-    Args:
-      scenario: of T1 or T2.
-      label: of an entry.
-
-    Returns:
-      Trials in the order of the entry; () where nothing was to be chosen, or not every trial is known.
-    """
-    entry = scenario.entries[label]
-    if label == "ce" or len(entry.trials) < entry.tried:
-        return ()
-    decays = [round(scenario.base.get(DECAY, math.nan) * factor, 8) for factor in FIRST_DECAYS]
-    values = list(dict.fromkeys(_value(trial) for trial in entry.trials))[:FIRST_VALUES]
-    return tuple(trial for trial in entry.trials if trial.fields.get(DECAY) in decays and _value(trial) in values)
-
-
-def _value(trial: Trial) -> str:
-    """The setting without the weight decay."""
-    return json.dumps({field: value for field, value in trial.fields.items() if field != DECAY}, sort_keys=True)
-
-
-def by_more_trials(scenario: Scenario) -> dict[str, bool]:
-    """Whether trials beyond those with which all begin changed what was chosen, of every entry where that is known."""
-    firsts = {label: at_first(scenario, label) for label in scenario.entries}
-    return {label: not max(its, key=lambda trial: trial.mean).chosen for label, its in firsts.items() if its}

@@ -59,6 +59,7 @@ class Entry(NamedTuple):
     errors: tuple[str, ...] = ()  # runs that did not end, and why
     seeded: tuple[str, ...] = ()  # fields that hold the number of the seed
     tried: int = 0  # trials that there were; `trials` may hold the chosen one alone
+    began: bool | None = None  # whether the chosen one is of those with which tuning began; None: not known, or "ce"
 
     @property
     def selection(self) -> float:
@@ -203,8 +204,10 @@ def _entry(label: str, entry: Any) -> Entry:
     errors = tuple(f"seed {seed}: {error}" for seed, error in sorted((entry.get("errors") or {}).items()))
     knows, inherits = entry.get("knows") or "", tuple(entry.get("inherits") or ())
     seeded = tuple(entry.get("seeded") or ())
-    tried = int(entry.get("tried") or len(trials))
-    return Entry(label, title, role, method, fields, trials, knows, inherits, errors, seeded, tried)
+    tried, began = int(entry.get("tried") or len(trials)), entry.get("began")
+    if began not in (None, False, True):
+        raise _PlanError(f"began={began!r}: must be true, false or null")
+    return Entry(label, title, role, method, fields, trials, knows, inherits, errors, seeded, tried, began)
 
 
 def _trial(trial: Any) -> Trial:

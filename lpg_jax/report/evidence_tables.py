@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lpg_jax.report import published
-from lpg_jax.report.choice import at_first, best_baseline, by_more_trials, by_role
+from lpg_jax.report.choice import best_baseline, by_role
 from lpg_jax.report.evidence import ROLES, Result, Scenario
 from lpg_jax.report.intervals import Estimate, difference, estimate, metric_of
 from lpg_jax.report.records import SCORES, TRAINING
@@ -80,11 +80,11 @@ def save(scenarios: Sequence[Scenario], out: Path) -> list[Path]:
     | file | what is in it |
     |---|---|
     | tables/*.md, *.tex | a row per entry: accuracies and ECE in %, NLL in nats, mean ± 95 % half-width over seeds |
-    | tables/*.csv | the same in fractions and all scores, chosen fields, trials, and the command of the first run |
+    | tables/*.csv | the same in fractions and all scores, chosen fields, trials, `began` (1: what was chosen is |
+    | | one of the trials, as many for each entry, with which tuning began), and the command of the first run |
     | runs.csv | a row per run: figures, seconds |
     | studies.csv | a row per run of a study: its field, the value, figures |
-    | trials.csv | a row per setting that was tried, as far as that is known: fields, score on what was held out, |
-    | | `first`: 1 for those, as many for each entry, with which tuning began; empty: not known |
+    | trials.csv | a row per setting that was tried, as far as that is known: fields, score on what was held out |
     | measures.csv | a row per seed of what was measured on trained heads |
     | evidence.json | per scenario: command, revision, versions, machine, seeds, runs that are there, runs that failed |
 
@@ -200,12 +200,11 @@ def _chosen(scenario: Scenario, made: Sequence[Row]) -> list[str]:
             f"For all, over the config: {fields_text(scenario.base)}. Options of methods are those chosen for a head "
             "on features of the same images; trials and scores are the head's."
         )
-    elif changed := by_more_trials(scenario):
-        others = [label for label, is_changed in changed.items() if is_changed]
+    elif known := {label: entry.began for label, entry in scenario.entries.items() if entry.began is not None}:
+        others, number = [label for label, began in known.items() if not began], len(known)
         lines[2] += (
-            f" Every entry began with the same number of trials; of the {len(changed)} all of whose trials are kept "
-            f"{len(changed) - len(others)} would be chosen the same from those alone"
-            f"{'; not so: ' if others else ''}{', '.join(others)}."
+            f" The tuning of all others began with the same number of trials; {number - len(others)} of {number} would "
+            f"be chosen the same from those alone{'; not so: ' if others else ''}{', '.join(others)}."
         )
     table = [["entry", "title", "fields", "trials", "held-out balanced accuracy"], ["---"] * 5]
     for row in made:
@@ -231,6 +230,7 @@ def _table_lines(scenario: Scenario, made: Sequence[Row]) -> list[dict[str, Any]
         for name, value in {**row.cells, "minus_ce": row.to_ce, "minus_best_baseline": row.to_best}.items():
             line |= _numbers(name, value)
         line |= {"best_baseline": reference or "", **trial, "trials": entry.tried, "knows": entry.knows}
+        line |= {"began": "" if entry.began is None else int(entry.began)}
         line |= {
             name: of_others.get(scenario.name, {}).get(row.label, "")
             for name, of_others in (("paper", published.PAPER), ("published", published.PUBLISHED))
@@ -283,13 +283,11 @@ def _measure_lines(scenarios: Sequence[Scenario]) -> list[dict[str, Any]]:
 def _trial_lines(scenarios: Sequence[Scenario]) -> list[dict[str, Any]]:
     return [
         {"tier": scenario.tier, "scenario": scenario.name, "label": label, "trials": entry.tried,
-         "first": int(trial in first) if first else "",
          "fields": json.dumps(trial.fields, sort_keys=True), "n": trial.n, "chosen": int(trial.chosen),
          **_numbers("held_out", Estimate(trial.mean, trial.half, trial.n))}
         for scenario in scenarios
         if scenario.tier != "T3"  # whose trials are those of T2
         for label, entry in scenario.entries.items()
-        for first in [at_first(scenario, label)]
         for trial in entry.trials
     ]  # fmt: skip
 
