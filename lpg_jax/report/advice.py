@@ -123,8 +123,8 @@ def section(scenarios: Sequence[Scenario]) -> list[str]:
         'reading of the paper\'s; "with LPG" may be a combination, a split of ours or signs reversed. LPG helps where '
         "that is above the best baseline (the chosen one, and the one that is best on the test part), and above ce "
         "with a learning rate chosen again (ce-lr, perhaps the same one), and above the same margins on random "
-        "classes, where those were run: not by example, with learnt bounds, or another split (but accuracy under "
-        "noise). Entries that are told more than others are no choice.",
+        "classes, where those were run: for the paper's split, under noise also for accuracy, and beside another "
+        "method. Entries that are told more than others are no choice.",
         "",
         "| scenario | best baseline, − ce | LPG alone, − ce | with LPG, − ce | − best baseline | LPG helps | n |",
         "|" + " --- |" * 7,
