@@ -77,7 +77,7 @@ def same_rate(noise: ml_collections.ConfigDict) -> bool:
     """Whether the labels of every class, as given, are wrong at one rate, up to chance and with classes of one size.
 
     Args:
-      noise: config.data.noise; of a matrix the file must be there.
+      noise: config.data.noise of a scenario: symmetric, a matrix, whose file must be there, or human labels.
     """
     if noise.kind == "matrix":
         given = np.load(str(noise.path))  # [true class, label]

@@ -43,7 +43,8 @@ def write_scenario(runs, entries, kind="longtail", tier="T1", name="digits_longt
         method = given.get("method", label)
         planned[label] = {
             "title": f"title of {label}", "role": given["role"], "method": method, "fields": given.get("fields", {}),
-            "inherits": [], "knows": given.get("knows", ""), "trials": trials, "errors": given.get("errors", {}),
+            "inherits": given.get("inherits", []), "knows": given.get("knows", ""),
+            "trials": trials, "errors": given.get("errors", {}),
             "began": given.get("began"),
         }  # fmt: skip
         for seed, value in zip(SEEDS, given["values"], strict=False):

@@ -79,6 +79,7 @@ def test_controls_under_noise_change_one_thing(of):
     for label, method in methods_of.items():
         assert (made[label].fixed, made[label].method, made[label].role) == (made[of].fixed, method, entries.CONTROL)
     assert made[f"{of}-opposite"].fixed == {**made[of].fixed, "lpg.opposite": True}
+    assert made[f"random-{of}"].seeded == entries.SEEDED
     assert made[f"random-{of}"].trials == made[f"{of}-opposite"].trials == made[of].trials
     assert made[f"equal-{of}"].inherits == made[scaled].inherits == (of,)
 

@@ -131,6 +131,7 @@ def edit(path, change):
         ("scenario.json", lambda c: c["entries"]["ce"].pop("fields"), r"entries\.ce: fields is missing"),
         ("scenario.json", lambda c: c["entries"].update(ce=3), r"entries\.ce: role is missing"),
         ("scenario.json", lambda c: c["entries"]["la"]["trials"][0].update(chosen=True), r"exactly one must be chosen"),
+        ("scenario.json", lambda c: c["entries"]["la"].update(began=1), r"entries\.la: began=1: must be true"),
         ("scenario.json", lambda c: c["entries"]["la"]["trials"][0].update(mean="high"), r"mean='high': must be of"),
         ("scenario.json", lambda c: c.update(studies={"e": {"label": "x", "field": "f", "values": []}}), r"label='x'"),
         ("final/ce/seed=1/summary.json", "{", r"seed=1.summary\.json, line 1: not JSON"),
@@ -265,11 +266,12 @@ def test_random_classes_are_a_control_of_the_same_split_only(tmp_path, fields, w
 
 @pytest.mark.parametrize("opposite", [False, True])
 def test_a_split_is_held_against_random_classes_of_its_own(tmp_path, opposite):
-    """Also with signs reversed."""
+    """Also with signs reversed; not against random classes at the weight decay of cross-entropy."""
     given, fields = {"method": "random_lpg"}, {"lpg.split": "accuracy"}
     entries = {"ce": entry_of(CE, held_out=0.7)}
     entries["x"] = entry_of(LPG, "control" if opposite else "lpg", 0.9, fields={**fields, "lpg.opposite": opposite})
     others = {"lpg.split": "gradient_variance"}
+    entries["random-decay"] = entry_of(CE, "control", fields=fields, inherits=["random-of-x", "ce"], **given)
     entries["random-lpg"] = entry_of([v + 0.1 for v in LPG], "control", fields=others, **given)
     entries["random-of-x"] = entry_of([v - 0.02 for v in LPG], "control", fields=fields, **given)
     write_scenario(tmp_path, entries)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from configs import cifar_longtail, heads, presets
-from evidence import chosen, entries, studies
+from evidence import chosen, entries, plan, studies
 from evidence.scenarios import SCENARIOS
 from lpg_jax.report import advice, archive, evidence_tables, ledger
 from lpg_jax.report.claims import CLAIMS, Measure
@@ -55,12 +55,15 @@ def test_every_entry_has_its_seeds_and_a_command_that_is_its_config(name, monkey
 @pytest.mark.parametrize("name", [name for name in TABLES if SCENARIOS[name].tier != "T3"])
 def test_what_was_chosen_can_be_taken_again(name):
     found = chosen.read(RESULTS, SCENARIOS[name])
+    planned = entries.of_kind(SCENARIOS[name].kind, found.base, SCENARIOS[name].held_out)
     for row in TABLES[name]:
         fields, trials, tried = found.entries[row["label"]]
         assert {**found.base, **fields} == json.loads(row["fields"])
         assert entries.DECAY in fields
         assert (entries.RATES in fields) == (row["label"] == "ce-lr")
         assert (len(trials), tried) == (min(tried, 1), int(row["trials"]))
+        began = plan.began(planned[row["label"]], found.base, fields)
+        assert row["began"] == ("" if began is None else str(int(began)))
     assert found.entries.keys() == {row["label"] for row in TABLES[name]}
 
 
@@ -182,6 +185,13 @@ def test_readme_says_whose_choice_is_due_to_more_trials():
         assert f"`{row['label']}` on {row['scenario']}" in text
     with_lpg = sum(row["role"] == "combination" for row in others)
     controls = sum(row["role"] == "control" for row in others)
+    changed = {(row["scenario"], row["label"]) for row in others}
+    beside = 0
+    for row in rows:
+        planned = entries.of_kind(SCENARIOS[row["scenario"]].kind, dict.fromkeys(plan.BASE, 0.1), {})[row["label"]]
+        beside += row["began"] == "1" and any((row["scenario"], on) in changed for on in planned.inherits)
+    assert beside == 2
+    assert "two of them beside another method that would not" in text
     baselines = len(others) - len(of_lpg) - with_lpg - controls
     numbers = (
         f"{baselines} baselines, {controls} controls, {with_lpg} methods with LPG beside them, {len(of_lpg)} LPG alone"

@@ -61,12 +61,14 @@ def advise(scenario: Scenario) -> Advice:
 
 
 def _on_random_classes(scenario: Scenario, label: str | None) -> str | None:
-    """The control with its split that draws its classes by chance; None: there is none."""
+    """The control with its split that draws its classes by chance, tuned by itself; None: there is none."""
     if label is None or "+lpg" in label:
         return label and label.replace("+lpg", "+random-lpg")
     split = scenario.entries[label].fields.get("lpg.split")
-    drawn = [name for name, entry in scenario.entries.items() if split and entry.method == "random_lpg"]
-    return next((name for name in drawn if scenario.entries[name].fields.get("lpg.split") == split), None)
+    for name, entry in scenario.entries.items():
+        if split and entry.method == "random_lpg" and not entry.inherits and entry.fields.get("lpg.split") == split:
+            return name
+    return None
 
 
 def recommended(scenarios: Sequence[Scenario]) -> dict[str, dict[str, Any]]:

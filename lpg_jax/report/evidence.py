@@ -198,6 +198,8 @@ def _entry(label: str, entry: Any) -> Entry:
         trials = tuple(_trial(trial) for trial in entry.get("trials") or ())
         if trials and sum(trial.chosen for trial in trials) != 1:
             raise _PlanError("trials: exactly one must be chosen")
+        if not isinstance(entry.get("began"), bool | None):
+            raise _PlanError(f"began={entry['began']!r}: must be true, false or null")
         title, method, fields = _get(entry, "title", str), _get(entry, "method", str), _get(entry, "fields", dict)
     except _PlanError as error:
         raise _PlanError(f"entries.{label}: {error}") from error
@@ -205,8 +207,6 @@ def _entry(label: str, entry: Any) -> Entry:
     knows, inherits = entry.get("knows") or "", tuple(entry.get("inherits") or ())
     seeded = tuple(entry.get("seeded") or ())
     tried, began = int(entry.get("tried") or len(trials)), entry.get("began")
-    if began not in (None, False, True):
-        raise _PlanError(f"began={began!r}: must be true, false or null")
     return Entry(label, title, role, method, fields, trials, knows, inherits, errors, seeded, tried, began)
 
 

@@ -35,8 +35,9 @@ all baselines has the comparisons of those about LPL and SAM), so that their num
 Two comparisons of a claim that are of the same runs count once. An interval speaks of other seeds (subset, noise,
 initialisation, order), not of other test images: those are the same in every run. "No difference" and "marginal" mean
 less than {100 * POINT:g} point of accuracy. "Implied" are statements without which the claim before them would be
-empty. Where the paper says "LPG" without more, it is the reading of it that does best on held-out training data, of six
-or seven, each tuned as every baseline is: generous to the paper. The comparison names it."""
+empty, "ours" are not of the paper. Where the paper says "LPG" without more, it is the reading of it that does best on
+held-out training data, of six or seven, each tuned as every baseline is: generous to the paper. The comparison names
+it."""
 COMMANDS = """Before any of the commands below, once: `python -m evidence prepare --data_dir=DIR --human_labels=FILE`
 (DIR: where CIFAR-10 and CIFAR-100 lie as TFDS sets; FILE: an npz of the human labels of CIFAR-10N and CIFAR-100N,
 arrays `c10_worse_label` and `c100_noisy_label`; without it there is no human problem). T3 takes its options from T2,
