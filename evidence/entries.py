@@ -6,9 +6,8 @@ A combination keeps the options chosen for its first part (not the weight decay)
 under long tails beside logit adjustment its slope, too: there the varied bound is the best alone; its control, LPG on
 random classes beside that part, keeps all of it. "equal-lpg" and "scaled-ce" keep the options of "lpg",
 "equal-lpg-varied" those of "lpg-varied": what they change is what they control for. Under noise, where splits are
-compared, LPG by accuracy has controls of its own. "lpg-decay", "random-decay" and
-"opposite-decay" show what LPG does to classes where nothing else differs from cross-entropy; their eps is the best at
-its weight decay.
+compared, LPG by accuracy has controls of its own. "lpg-decay", "random-decay" and "opposite-decay" show what LPG does
+to classes where nothing else differs from cross-entropy; their eps is the best at its weight decay.
 """
 
 from collections.abc import Iterable, Mapping
