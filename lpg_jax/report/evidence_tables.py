@@ -297,7 +297,7 @@ def _numbers(name: str, value: Estimate) -> dict[str, str]:
 
 
 def _digits(value: float) -> str:
-    return f"{value:.6f}" if math.isfinite(value) else ""
+    return str(round(value, 6)) if math.isfinite(value) else ""
 
 
 def _write_csv(path: Path, lines: Sequence[dict[str, Any]]) -> list[Path]:
